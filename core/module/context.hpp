@@ -1,0 +1,80 @@
+#pragma once
+/// All that a module may reach: no globals, so that a test builds a module with a Context of fakes. The real one is
+/// made in core/node; everything returned by reference outlives the module.
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/config/config.hpp"
+
+namespace calico::sync {
+class Report;
+class Service;
+class View;
+}  // namespace calico::sync
+namespace calico::store {
+class Datastore;
+class Kv;
+}  // namespace calico::store
+namespace calico::bgp {
+class Speaker;
+}
+
+namespace calico::module {
+
+struct ControlRequest {
+  std::string path;
+  std::map<std::string, std::string> query;
+  std::string body;
+};
+struct ControlReply {
+  int status = 200;
+  std::string json;  ///< one document; errors: {"error": "one line"}
+};
+/// Runs on the control thread, one at a time; may wait for a loop (Loop::call) but not for the network beyond 10 s.
+using ControlHandler = std::function<ControlReply(const ControlRequest&)>;
+
+/// The operator's socket `<run_dir>/control.ctl` (mode 0600): HTTP over a unix socket, JSON answers.
+class Control {
+ public:
+  virtual ~Control() = default;
+  /// `route` is "GET /felix/endpoints". Handlers stay until the process ends; register before start() returns.
+  virtual void handle(std::string route, ControlHandler handler) = 0;
+};
+
+/// Thread: any, except where said.
+class Context {
+ public:
+  virtual ~Context() = default;
+
+  virtual const std::string& node_name() const = 0;
+  virtual const std::string& state_dir() const = 0;
+  virtual const std::string& run_dir() const = 0;
+  /// Roles this process runs ("compute", "route-reflector", …).
+  virtual const std::vector<std::string>& roles() const = 0;
+  virtual const config::Config& config() const = 0;
+
+  virtual sync::View& view() = 0;
+  virtual sync::Report& report() = 0;
+  /// The datastore itself, embedded or remote; for the controller and for operators' commands.
+  virtual store::Datastore& datastore() = 0;
+  /// The embedded datastore; nullptr unless this process holds it (role controller without [datastore] endpoints).
+  virtual store::Kv* kv() = 0;
+  /// The host's one BGP engine with its kernel side; made at the first call (compute and route-reflector share it).
+  virtual bgp::Speaker& speaker() = 0;
+  virtual Control& control() = 0;
+
+  /// This module's last known state is programmed, or it waits and says why. READY=1 goes out when all modules said so.
+  virtual void ready(std::string_view module) = 0;
+  /// One line for STATUS= and `diag`; replaces the module's former line.
+  virtual void status(std::string_view module, std::string line) = 0;
+  /// Something the process cannot go on without has failed: stop orderly and exit 3.
+  virtual void fatal(std::string_view module, std::string reason) = 0;
+  /// Why create() returned nullptr.
+  virtual void fail_create(std::string reason) = 0;
+};
+
+}  // namespace calico::module
