@@ -9,7 +9,7 @@
 ///   }
 ///   auto v = parse(text);
 ///   if (!v) return wrap(v.error(), "[bgp] hold_time");
-#include <fmt/core.h>
+#include <fmt/format.h>
 
 #include <cstdint>
 #include <string>

@@ -1,6 +1,6 @@
 #pragma once
 /// Numbers that must not be mixed up, each a type of its own.
-#include <fmt/core.h>
+#include <fmt/format.h>
 
 #include <compare>
 #include <cstdint>

@@ -1,0 +1,250 @@
+// The configuration rows of core. A key that only one module reads is declared in that module's folder instead.
+#include "core/config/config.hpp"
+
+namespace calico::config {
+namespace {
+
+constexpr Param kCore[] = {
+    {.name = "node.name",
+     .help = "This host in Nodes, endpoints and status keys; must be equal to nova's host. Default: the kernel's host "
+             "name.",
+     .felix_name = "FelixHostname"},
+    {.name = "node.state_dir", .type = Type::path, .def = "/var/lib/calico-node", .help = "state.db and lock."},
+    {.name = "node.run_dir", .type = Type::path, .def = "/run/calico-node", .help = "Sockets: control.ctl, bird.ctl."},
+    {.name = "node.felix_cfg",
+     .type = Type::path,
+     .def = "/etc/calico/felix.cfg",
+     .help = "A felix.cfg with upstream's names, read below our own files; empty = none."},
+
+    {.name = "openstack.region",
+     .help = "Region of keys and namespaces; driver, DHCP agent and felix must carry the same.",
+     .felix_name = "OpenstackRegion"},
+
+    {.name = "datastore.endpoints",
+     .type = Type::list,
+     .help = "https://ADDRESS:PORT of the controller's datastore or of an etcd cluster, several by commas; empty on a "
+             "controller = embedded.",
+     .felix_name = "EtcdEndpoints"},
+    {.name = "datastore.listen",
+     .type = Type::ip_port_list,
+     .def = "127.0.0.1:2379",
+     .help = "Controller: where the embedded datastore is served; beyond loopback it needs the TLS files or insecure = "
+             "yes."},
+    {.name = "datastore.ca_file",
+     .type = Type::path,
+     .help = "CA of the datastore's certificates.",
+     .felix_name = "EtcdCaFile"},
+    {.name = "datastore.cert_file",
+     .type = Type::path,
+     .help = "This node's certificate.",
+     .felix_name = "EtcdCertFile"},
+    {.name = "datastore.key_file", .type = Type::secret_file, .help = "Its key.", .felix_name = "EtcdKeyFile"},
+    {.name = "datastore.username", .help = "etcd user; certificates need none."},
+    {.name = "datastore.password_file", .type = Type::secret_file, .help = "Its password, first line of the file."},
+    {.name = "datastore.insecure",
+     .type = Type::boolean,
+     .def = "no",
+     .help = "Serve the datastore beyond loopback without TLS. Everybody who reaches it owns the cloud."},
+
+    {.name = "bgp.router_id",
+     .type = Type::ip,
+     .reload = Reload::restart,
+     .help = "BGP identifier; default: source_address."},
+    {.name = "bgp.local_as", .type = Type::integer, .range = "1:4294967294", .def = "64512", .help = "Our AS number."},
+    {.name = "bgp.source_address",
+     .type = Type::ip,
+     .help = "Our end of the sessions; default: the address of the route to the peers."},
+    {.name = "bgp.source_address6", .type = Type::ip, .help = "The same for IPv6 sessions and IPv6 next hops."},
+    {.name = "bgp.listen",
+     .type = Type::ip_port_list,
+     .help = "Where sessions are accepted; default: source_address, port 179."},
+    {.name = "bgp.cluster_id", .type = Type::ip, .help = "Route reflector: CLUSTER_ID (RFC 4456); default: router_id."},
+    {.name = "bgp.hold_time",
+     .type = Type::duration,
+     .range = "0s|3s:65535s",
+     .def = "90s",
+     .reload = Reload::session,
+     .help = "Hold time offered in OPEN; 0s turns keepalives off (RFC 4271 4.2)."},
+    {.name = "bgp.graceful_restart", .type = Type::boolean, .def = "yes", .help = "RFC 4724, both parts."},
+    {.name = "bgp.graceful_restart_time",
+     .type = Type::duration,
+     .range = "1s:4095s",
+     .def = "120s",
+     .help = "How long peers keep our routes while we restart."},
+    {.name = "bgp.keep_when_isolated",
+     .type = Type::duration,
+     .range = "0s:365d",
+     .def = "24h",
+     .help = "How long a compute keeps what it learned when every reflector is gone; 0s = drop at the restart time."},
+    {.name = "bgp.kernel_import",
+     .type = Type::list,
+     .def = "tap*,cali*",
+     .help = "Interfaces whose routes are announced."},
+    {.name = "bgp.kernel_import_protocols",
+     .type = Type::list,
+     .range = "1:255",
+     .help = "Route protocols announced; default: the one felix uses (88). Add 3 beside an upstream Felix."},
+    {.name = "bgp.kernel_export",
+     .type = Type::boolean,
+     .def = "yes",
+     .help = "Install received routes in the kernel (protocol 89); a pure reflector: no."},
+    {.name = "bgp.peers_from_datastore",
+     .type = Type::boolean,
+     .def = "yes",
+     .help = "Sessions follow the Node resources: a compute peers with every reflector, a reflector with every Node."},
+
+    {.name = "bgp.peer.*.address",
+     .type = Type::ip,
+     .reload = Reload::live,
+     .help = "The neighbour.",
+     .required = true},
+    {.name = "bgp.peer.*.port",
+     .type = Type::integer,
+     .range = "1:65535",
+     .def = "179",
+     .reload = Reload::live,
+     .help = "Its port."},
+    {.name = "bgp.peer.*.remote_as",
+     .type = Type::integer,
+     .range = "1:4294967294",
+     .reload = Reload::live,
+     .help = "Its AS; ours = iBGP.",
+     .required = true},
+    {.name = "bgp.peer.*.password_file",
+     .type = Type::secret_file,
+     .reload = Reload::live,
+     .help = "TCP MD5 key (RFC 2385), first line."},
+    {.name = "bgp.peer.*.multihop",
+     .type = Type::integer,
+     .range = "0:255",
+     .def = "0",
+     .reload = Reload::live,
+     .help = "eBGP over at most this many hops; 0 = directly connected."},
+    {.name = "bgp.peer.*.ttl_security",
+     .type = Type::boolean,
+     .def = "no",
+     .reload = Reload::live,
+     .help = "GTSM (RFC 5082)."},
+    {.name = "bgp.peer.*.passive",
+     .type = Type::boolean,
+     .def = "no",
+     .reload = Reload::live,
+     .help = "Never connect, only accept."},
+    {.name = "bgp.peer.*.route_reflector_client",
+     .type = Type::boolean,
+     .def = "no",
+     .reload = Reload::live,
+     .help = "iBGP: reflect to and from it (RFC 4456)."},
+    {.name = "bgp.peer.*.next_hop",
+     .range = "keep|self",
+     .def = "keep",
+     .reload = Reload::live,
+     .help = "NEXT_HOP of what we send."},
+    {.name = "bgp.peer.*.import",
+     .range = "none|all",
+     .reload = Reload::live,
+     .help = "What we take; default: iBGP all, eBGP none (RFC 8212)."},
+    {.name = "bgp.peer.*.export",
+     .range = "none|all",
+     .reload = Reload::live,
+     .help = "What we send; default: iBGP all, eBGP none (RFC 8212)."},
+    {.name = "bgp.peer.*.max_prefix",
+     .type = Type::integer,
+     .range = "0:100000000",
+     .def = "0",
+     .reload = Reload::live,
+     .help = "Cease when it sends more prefixes; 0 = no limit."},
+
+    {.name = "bgp.range.*.prefix",
+     .type = Type::prefix,
+     .reload = Reload::live,
+     .help = "Neighbours accepted.",
+     .required = true},
+    {.name = "bgp.range.*.remote_as",
+     .type = Type::integer,
+     .range = "1:4294967294",
+     .reload = Reload::live,
+     .help = "Their AS.",
+     .required = true},
+    {.name = "bgp.range.*.password_file",
+     .type = Type::secret_file,
+     .reload = Reload::live,
+     .help = "TCP MD5 key, first line."},
+    {.name = "bgp.range.*.ttl_security",
+     .type = Type::boolean,
+     .def = "no",
+     .reload = Reload::live,
+     .help = "GTSM (RFC 5082)."},
+    {.name = "bgp.range.*.insecure",
+     .type = Type::boolean,
+     .def = "no",
+     .reload = Reload::live,
+     .help = "Accept the range without password_file or ttl_security."},
+    {.name = "bgp.range.*.route_reflector_client",
+     .type = Type::boolean,
+     .def = "no",
+     .reload = Reload::live,
+     .help = "Reflect to and from them."},
+
+    {.name = "metrics.listen",
+     .type = Type::ip_port,
+     .def = "",
+     .help = "Prometheus and health. Not yet built: must be empty."},
+};
+
+bool beyond_loopback(const IpPort& e) { return !e.ip.is_loopback(); }
+
+}  // namespace
+
+Params core_params() { return kCore; }
+
+void check_core(const Config& c, Faults& faults) {
+  const auto fault = [&](std::string_view name, std::string what) {
+    faults.push_back({c.where(name), std::string(name), std::move(what)});
+  };
+  const auto& name = c.text("node.name");
+  if (name.empty()) fault("node.name", "is empty and the kernel has no host name; set it");
+  if (name.size() > 253 || name.find_first_of("/% \t") != std::string::npos)
+    fault("node.name", "must be a host name: no '/', '%' or white space, at most 253 characters");
+
+  const bool tls_any =
+      c.is_set("datastore.ca_file") || c.is_set("datastore.cert_file") || c.is_set("datastore.key_file");
+  const bool tls_all =
+      c.is_set("datastore.ca_file") && c.is_set("datastore.cert_file") && c.is_set("datastore.key_file");
+  if (tls_any && !tls_all) {
+    for (const char* key : {"datastore.ca_file", "datastore.cert_file", "datastore.key_file"})
+      if (!c.is_set(key)) fault(key, "missing; mutual TLS needs ca_file, cert_file and key_file");
+  }
+  for (const auto& url : c.list("datastore.endpoints")) {
+    const bool https = url.starts_with("https://");
+    if (!https && !url.starts_with("http://"))
+      fault("datastore.endpoints", fmt::format("'{}' is not http://ADDRESS:PORT or https://ADDRESS:PORT", url));
+  }
+  if (!c.is_set("datastore.endpoints") && !tls_all && !c.boolean("datastore.insecure"))
+    for (const auto& e : c.ip_ports("datastore.listen"))
+      if (beyond_loopback(e))
+        fault("datastore.listen",
+              fmt::format("{} is beyond loopback: set ca_file, cert_file and key_file, or insecure = yes",
+                          e.to_string()));
+
+  for (const auto& n : c.sections("bgp.range")) {
+    const auto key = "bgp.range." + n + ".";
+    if (!c.is_set(key + "password_file") && !c.boolean(key + "ttl_security") && !c.boolean(key + "insecure"))
+      fault(
+          key + "prefix",
+          "needs password_file, ttl_security = yes or insecure = yes: anybody in the prefix could become a neighbour");
+    if (c.boolean("bgp.peers_from_datastore"))
+      fault(key + "prefix", "cannot be used together with [bgp] peers_from_datastore = yes; set that to no");
+  }
+  for (const auto& n : c.sections("bgp.peer")) {
+    const auto key = "bgp.peer." + n + ".";
+    if (c.is_set(key + "remote_as") && c.integer(key + "remote_as") != c.integer("bgp.local_as") &&
+        c.boolean(key + "route_reflector_client"))
+      fault(key + "route_reflector_client", "is for iBGP neighbours (remote_as equal to [bgp] local_as) only");
+    if (c.boolean(key + "ttl_security") && c.integer(key + "multihop") > 1 && c.integer(key + "multihop") > 254)
+      fault(key + "multihop", "ttl_security accepts 0 to 254 hops");
+  }
+  if (c.is_set("metrics.listen")) fault("metrics.listen", "metrics are not built yet; leave it empty");
+}
+
+}  // namespace calico::config

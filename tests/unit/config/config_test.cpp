@@ -1,0 +1,166 @@
+// Configuration: layers, types, ranges, named sections, errors with place and range, print and read back.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "core/config/load.hpp"
+
+namespace calico::config {
+namespace {
+
+using testing::HasSubstr;
+
+class ConfigTest : public testing::Test {
+ protected:
+  ConfigTest() {
+    dir_ = std::filesystem::temp_directory_path() / fmt::format("calico-config-{}", getpid());
+    std::filesystem::create_directories(dir_);
+    auto schema = std::make_shared<Schema>();
+    EXPECT_TRUE(schema->add(core_params()));
+    schema_ = schema;
+  }
+  ~ConfigTest() override { std::filesystem::remove_all(dir_); }
+
+  std::string file(const std::string& name, const std::string& text) {
+    const auto path = (dir_ / name).string();
+    std::ofstream(path) << text;
+    return path;
+  }
+  Loaded load_text(const std::string& text, std::vector<std::string> sets = {},
+                   std::vector<std::pair<std::string, std::string>> env = {}) {
+    Sources s;
+    s.files = {file("a.conf", "[node]\nfelix_cfg =\n" + text)};
+    s.sets = std::move(sets);
+    s.environment = std::move(env);
+    s.host_name = "host-1";
+    return load(schema_, s);
+  }
+  static std::string all(const Faults& faults) {
+    std::string out;
+    for (const auto& f : faults) out += f.to_string() + "\n";
+    return out;
+  }
+
+  std::filesystem::path dir_;
+  std::shared_ptr<const Schema> schema_;
+};
+
+TEST_F(ConfigTest, DefaultsAreTypedAndEveryDefaultPassesItsOwnCheck) {
+  for (const auto* row : schema_->rows()) {
+    if (*row->def) {
+      EXPECT_TRUE(check_value(*row, row->def)) << row->name;
+    }
+  }
+  const auto l = load_text("");
+  ASSERT_EQ(all(l.faults), "");
+  EXPECT_EQ(l.config.text("node.name"), "host-1");
+  EXPECT_EQ(l.config.duration("bgp.hold_time"), std::chrono::seconds(90));
+  EXPECT_TRUE(l.config.boolean("bgp.graceful_restart"));
+  EXPECT_EQ(l.config.list("bgp.kernel_import"), (std::vector<std::string>{"tap*", "cali*"}));
+  EXPECT_FALSE(l.config.is_given("bgp.hold_time"));
+}
+
+TEST_F(ConfigTest, LayersWinInOrder) {
+  const auto felix =
+      file("felix.cfg",
+           "[global]\nFelixHostname = from-felix-cfg\nEtcdEndpoints = https://10.0.0.1:2379\nNoSuchThing = 1\n");
+  Sources s;
+  s.host_name = "kernel";
+  s.files = {file("one.conf", "[node]\nfelix_cfg = " + felix + "\n[bgp]\nhold_time = 30s\nlocal_as = 65001\n"),
+             file("two.conf", "[bgp]\nhold_time = 40s\n")};
+  s.environment = {{"CALICO_NODE_BGP_LOCAL_AS", "65002"}, {"FELIX_FELIXHOSTNAME", "from-environment"}};
+  s.sets = {"bgp.local_as=65003"};
+  const auto l = load(schema_, s);
+  ASSERT_EQ(all(l.faults), "");
+  EXPECT_EQ(l.config.text("node.name"), "from-environment");
+  EXPECT_EQ(l.config.text("datastore.endpoints"), "https://10.0.0.1:2379");
+  EXPECT_EQ(l.config.duration("bgp.hold_time"), std::chrono::seconds(40));
+  EXPECT_EQ(l.config.integer("bgp.local_as"), 65003);
+  ASSERT_EQ(l.warnings.size(), 1U);
+  EXPECT_THAT(l.warnings[0], HasSubstr("NoSuchThing"));
+  // FelixConfiguration lies below all of these and above the default.
+  std::vector<std::string> ignored;
+  const auto c =
+      l.config.with_felix({{"FelixHostname", "from-resource"}, {"OpenstackRegion", "east"}, {"Other", "1"}}, &ignored);
+  EXPECT_EQ(c.text("node.name"), "from-environment");
+  EXPECT_EQ(c.text("openstack.region"), "east");
+  EXPECT_EQ(ignored, std::vector<std::string>{"Other"});
+}
+
+TEST_F(ConfigTest, FaultsNameFileLineKeyValueAndRange) {
+  const auto l = load_text(
+      "[bgp]\nhold_time = 1s\nlocal_as = many\nno_such = 1\n[nowhere]\nx = 1\nnonsense\n[bgp.peer.b]\nremote_as = "
+      "65000\n");
+  const auto text = all(l.faults);
+  EXPECT_THAT(text, HasSubstr("a.conf:4: [bgp] hold_time: value '1s' is outside the accepted range 0s|3s:65535s"));
+  EXPECT_THAT(text, HasSubstr("a.conf:5: [bgp] local_as: value 'many' is not accepted; accepted: a whole number"));
+  EXPECT_THAT(text, HasSubstr("a.conf:6: [bgp] no_such: unknown key"));
+  EXPECT_THAT(text, HasSubstr("a.conf:8: [nowhere] x: unknown section"));
+  EXPECT_THAT(text, HasSubstr("a.conf:9: 'nonsense' is neither"));
+  EXPECT_THAT(text, HasSubstr("[bgp.peer.b] address: missing"));
+  EXPECT_EQ(l.faults.size(), 6U);
+}
+
+TEST_F(ConfigTest, MissingFileBadSetAndUnknownEnvironmentAreFaults) {
+  Sources s;
+  s.files = {(dir_ / "absent.conf").string()};
+  s.sets = {"nonsense", "bgp.local_as", "bgp.=3"};
+  s.environment = {{"CALICO_NODE_BGP_TYPO", "1"}};
+  EXPECT_EQ(load(schema_, s).faults.size(), 5U);
+}
+
+TEST_F(ConfigTest, NamedSectionsAndSetWithDots) {
+  const auto l =
+      load_text("[bgp.peer.border-1]\naddress = 172.18.203.1\nremote_as = 65000 ; comment\n",
+                {"bgp.peer.border-1.import=all", "bgp.peer.x.y.address=10.0.0.9", "bgp.peer.x.y.remote_as=1"});
+  ASSERT_EQ(all(l.faults), "");
+  EXPECT_EQ(l.config.sections("bgp.peer"), (std::vector<std::string>{"border-1", "x.y"}));
+  EXPECT_EQ(l.config.integer("bgp.peer.border-1.remote_as"), 65000);
+  EXPECT_EQ(l.config.text("bgp.peer.border-1.import"), "all");
+  EXPECT_EQ(l.config.text("bgp.peer.x.y.next_hop"), "keep");
+}
+
+TEST_F(ConfigTest, PrintReadBackIsTheSame) {
+  const auto l = load_text(
+      "[bgp]\nhold_time = 3s\n[bgp.peer.b]\naddress = 10.0.0.1\nremote_as = 1\n[datastore]\npassword_file = /p # c\n");
+  ASSERT_EQ(all(l.faults), "");
+  const auto text = l.config.print();
+  Sources s;
+  s.files = {file("printed.conf", text)};
+  s.host_name = "other";
+  const auto again = load(schema_, s);
+  ASSERT_EQ(all(again.faults), "");
+  for (const auto& [name, value] : l.config.values()) EXPECT_EQ(again.config.text(name), value.text) << name;
+}
+
+TEST_F(ConfigTest, CrossChecks) {
+  const auto faults_of = [&](const std::string& text) {
+    auto l = load_text(text);
+    check_core(l.config, l.faults);
+    return all(l.faults);
+  };
+  EXPECT_EQ(faults_of(""), "");
+  EXPECT_THAT(faults_of("[datastore]\nlisten = 192.168.0.2:2379\n"), HasSubstr("beyond loopback"));
+  EXPECT_EQ(faults_of("[datastore]\nlisten = 192.168.0.2:2379\ninsecure = yes\n"), "");
+  EXPECT_THAT(faults_of("[datastore]\nca_file = /a\n"), HasSubstr("cert_file: missing"));
+  EXPECT_THAT(faults_of("[datastore]\nendpoints = 192.168.0.2:2379\n"), HasSubstr("is not http://"));
+  EXPECT_THAT(faults_of("[bgp.range.r]\nprefix = 10.0.0.0/8\nremote_as = 1\n"), HasSubstr("insecure = yes"));
+  EXPECT_THAT(faults_of("[bgp.range.r]\nprefix = 10.0.0.0/8\nremote_as = 1\ninsecure = yes\n"),
+              HasSubstr("peers_from_datastore"));
+}
+
+TEST(ConfigValues, DurationsAndEndpoints) {
+  EXPECT_EQ(*parse_duration("500ms"), std::chrono::milliseconds(500));
+  EXPECT_EQ(*parse_duration("24h"), std::chrono::hours(24));
+  for (const char* bad : {"", "90", "s", "-1s", "1.5s", "99999999999999999999s", "9223372036854775807d"})
+    EXPECT_FALSE(parse_duration(bad)) << bad;
+  EXPECT_EQ(IpPort::parse("[::1]:179")->to_string(), "[::1]:179");
+  for (const char* bad : {"", "1.2.3.4", "::1:179", "1.2.3.4:65536", "1.2.3.4:-1", "[::1]179"})
+    EXPECT_FALSE(IpPort::parse(bad)) << bad;
+}
+
+}  // namespace
+}  // namespace calico::config
