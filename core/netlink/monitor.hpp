@@ -1,0 +1,66 @@
+#pragma once
+/// What changes in the kernel, told on a loop: links, addresses, routes, neighbours, rules.
+///
+///   MonitorHandlers h;
+///   h.on_link = [&](const Link& l, bool gone) { ... };
+///   h.on_resync = [&](std::string_view why) { read everything again with Rtnl };
+///   auto m = Monitor::open(loop.executor(), Monitor::kLinks | Monitor::kRoutes4, h);
+///   m->start();
+///   // now dump: what changed in between is told as events, which may repeat what the dump showed
+///
+/// Lost events are normal: when the kernel's queue overflowed (ENOBUFS), what is still queued is read and dropped, then
+/// on_resync() is called once. A handler therefore works on current state, never on a count of events.
+/// Thread: open(): any (its namespace is the one watched); handlers: the executor's loop; start, stop, destroy: loop.
+/// A turn reads at most `kMessagesPerTurn` messages, then lets others run.
+/// Owns: its socket. Handlers may destroy the Monitor.
+#include <boost/asio/any_io_executor.hpp>
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "core/base/error.hpp"
+#include "core/netlink/types.hpp"
+
+namespace calico::netlink {
+
+struct MonitorHandlers {
+  std::function<void(const Link&, bool gone)> on_link;
+  std::function<void(const Address&, bool gone)> on_address;
+  std::function<void(const Route&, bool gone)> on_route;
+  std::function<void(const Neighbour&, bool gone)> on_neighbour;
+  std::function<void(const Rule&, bool gone)> on_rule;
+  /// Events were lost, or the socket failed: read everything again. `why` is for the log.
+  std::function<void(std::string_view why)> on_resync;
+};
+
+class Monitor {
+ public:
+  enum Groups : unsigned {
+    kLinks = 1,
+    kAddresses = 2,
+    kRoutes4 = 4,
+    kRoutes6 = 8,
+    kRoutes = kRoutes4 | kRoutes6,
+    kNeighbours = 16,
+    kRules = 32,
+  };
+  static constexpr std::size_t kMessagesPerTurn = 512;
+
+  [[nodiscard]] static Result<Monitor> open(boost::asio::any_io_executor executor, unsigned groups,
+                                            MonitorHandlers handlers, std::size_t receive_buffer = 4U << 20U);
+  Monitor(Monitor&&) noexcept;
+  Monitor& operator=(Monitor&&) noexcept;
+  ~Monitor();
+
+  /// Begins to deliver. Events since open() are not lost.
+  void start();
+  /// No handler runs after this.
+  void stop();
+
+ private:
+  struct State;
+  explicit Monitor(std::shared_ptr<State> s);
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace calico::netlink

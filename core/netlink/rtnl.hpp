@@ -1,0 +1,157 @@
+#pragma once
+/// Requests to rtnetlink: dumps, look-ups and batches of changes.
+///
+///   auto nl = Rtnl::open();
+///   auto links = nl->links();
+///   Batch b;
+///   b.replace(route);                       // any mixture
+///   b.replace(neighbour);
+///   auto done = nl->commit(b);              // Result<BatchResult>
+///   for (auto& e : done->failed) ...        // e.index is the number replace() returned; the others are in the kernel
+///
+/// The calls are synchronous on purpose. The kernel handles a request inside sendmsg(): when it returns, the change is
+/// made and the answer is in our buffer, so a coroutine would never have anything to wait for. A batch is sent in
+/// windows of `kWindow` messages a system call (about 3 us a route) and every answer is matched by its sequence number.
+/// An engine that must not stay away long commits in slices. Thread: one at a time (an engine's loop). Namespace: that
+/// of the thread that called open(). Owns: its socket. Errors: Result when the conversation itself failed (closed
+/// socket, timeout 5 s, lost answers); the kernel's verdict on single operations is in BatchResult.
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/base/error.hpp"
+#include "core/netlink/socket.hpp"
+#include "core/netlink/types.hpp"
+
+namespace calico::netlink {
+
+/// How a route or neighbour goes in.
+enum class Put : std::uint8_t {
+  add,      ///< only if no route of this key is there (EEXIST otherwise): for keys a stranger may hold
+  replace,  ///< create, or take the place of the one with this key
+  append,   ///< beside others of this key
+};
+
+/// Changes that are sent together, in order. Not a transaction: each operation succeeds or fails for itself.
+/// Thread: any. Owns: the encoded messages.
+class Batch {
+ public:
+  std::size_t put(const Route& r, Put how);
+  std::size_t replace(const Route& r) { return put(r, Put::replace); }
+  std::size_t add(const Route& r) { return put(r, Put::add); }
+  /// Only a route that agrees in table, destination, metric, protocol (unless 0), type and next hops (those given)
+  /// goes.
+  std::size_t remove(const Route& r);
+  std::size_t replace(const Neighbour& n);
+  std::size_t remove(const Neighbour& n);
+  std::size_t set_link_up(IfIndex index, bool up);
+  std::size_t set_link_group(IfIndex index, std::uint32_t group);
+  std::size_t set_link_master(IfIndex index, IfIndex master);
+  std::size_t set_link_mac(IfIndex index, const Mac& mac);
+  std::size_t set_link_mtu(IfIndex index, std::uint32_t mtu);
+  std::size_t rename_link(IfIndex index, const std::string& name);
+  /// Moves a link into the namespace of this open descriptor.
+  std::size_t move_link(IfIndex index, int netns_fd);
+  std::size_t remove_link(IfIndex index);
+  /// A veth pair; with `peer_netns_fd` the other end is made in that namespace.
+  std::size_t add_veth(const std::string& name, const std::string& peer, std::optional<int> peer_netns_fd = {});
+  std::size_t add_bridge(const std::string& name);
+  std::size_t replace(const Address& a);
+  std::size_t remove(const Address& a);
+
+  std::size_t size() const { return ops_.size(); }
+  bool empty() const { return ops_.empty(); }
+  void clear();
+
+ private:
+  friend class Rtnl;
+  struct Op {
+    std::size_t at;  // of its message in the buffer
+    std::size_t size;
+  };
+  std::size_t finish();
+  std::size_t set_link(IfIndex index, std::uint32_t flags, std::uint32_t change);
+  void address(const Address& a, std::uint16_t type, std::uint16_t flags);
+  void neighbour(const Neighbour& n, std::uint16_t type, std::uint16_t flags);
+  void route(const Route& r, std::uint16_t type, std::uint16_t flags);
+  MessageBuilder b_;
+  std::vector<Op> ops_;
+};
+
+struct OpError {
+  std::size_t index;  ///< which operation of the batch
+  int error;          ///< errno as the kernel gave it
+  Error what;
+};
+
+struct BatchResult {
+  std::vector<OpError> failed;  ///< in order of index
+  bool ok() const { return failed.empty(); }
+  /// errno of operation `index`, 0 when it succeeded.
+  int error_of(std::size_t index) const;
+};
+
+struct RouteFilter {
+  std::optional<Family> family;
+  std::optional<TableId> table;
+  std::optional<std::uint8_t> protocol;
+  std::optional<IfIndex> dev;
+};
+
+struct LookupOptions {
+  bool fib_match = true;  ///< the route of the table that matched (with its protocol and prefix), not the resolved path
+  std::uint32_t mark = 0;
+};
+
+class Rtnl {
+ public:
+  static constexpr std::size_t kWindow = 128;
+
+  [[nodiscard]] static Result<Rtnl> open();
+
+  [[nodiscard]] Result<std::vector<Link>> links();
+  /// Errors: not_found.
+  [[nodiscard]] Result<Link> link(const std::string& name);
+  [[nodiscard]] Result<Link> link(IfIndex index);
+  [[nodiscard]] Result<std::vector<Address>> addresses();
+  /// Routes of one or both families (cloned cache entries are left out).
+  [[nodiscard]] Result<std::vector<Route>> routes(const RouteFilter& filter = {});
+  [[nodiscard]] Result<std::vector<Neighbour>> neighbours(std::optional<IfIndex> dev = {});
+  /// Proxy entries (NTF_PROXY), which the plain dump leaves out.
+  [[nodiscard]] Result<std::vector<Neighbour>> proxies();
+  [[nodiscard]] Result<std::vector<Rule>> rules(std::optional<Family> family = {});
+  /// What the kernel would do with a packet to `dst`. Errors: not_found (no route, or an unreachable one).
+  [[nodiscard]] Result<Route> lookup(const Ip& dst, LookupOptions options = {});
+
+  [[nodiscard]] Result<BatchResult> commit(const Batch& batch);
+  /// One operation, its error as a Status.
+  template <class F>
+  [[nodiscard]] Status one(F&& fill) {
+    Batch b;
+    fill(b);
+    auto r = commit(b);
+    if (!r) return tl::unexpected(r.error());
+    if (!r->ok()) return tl::unexpected(r->failed.front().what);
+    return {};
+  }
+
+ private:
+  explicit Rtnl(Socket s) : socket_(std::move(s)) {}
+  template <class F>
+  [[nodiscard]] Status dump(MessageBuilder& request, std::uint16_t type, const char* what, F&& each);
+  std::uint32_t next_seq() { return ++seq_; }
+
+  Socket socket_;
+  Bytes buffer_;
+  std::uint32_t seq_ = 0;
+};
+
+/// Decoders of single messages (payload after nlmsghdr), used by dumps and events; public for tests and fuzzing.
+[[nodiscard]] std::optional<Link> decode_link(const Message& m);
+[[nodiscard]] std::optional<Address> decode_address(const Message& m);
+[[nodiscard]] std::optional<Route> decode_route(const Message& m);
+[[nodiscard]] std::optional<Neighbour> decode_neighbour(const Message& m);
+[[nodiscard]] std::optional<Rule> decode_rule(const Message& m);
+
+}  // namespace calico::netlink
