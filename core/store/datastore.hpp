@@ -101,8 +101,8 @@ struct Compare {
 
 using Op = std::variant<RangeRequest, PutRequest, DeleteRequest>;
 using OpResult = std::variant<RangeResult, PutResult, DeleteResult>;
-/// All of `success` when every compare holds, else all of `failure`, in one revision. At most 128 operations (etcd's
-/// default limit), no key put twice.
+/// All of `success` when every compare holds, else all of `failure`, in one revision. At most 128 compares and 128
+/// operations a branch (etcd's default limits); no key put twice, or put and deleted, in one branch (invalid).
 struct TxnRequest {
   std::vector<Compare> compare;
   std::vector<Op> success;
@@ -137,12 +137,13 @@ struct WatchBatch {
 class Watch {
  public:
   virtual ~Watch() = default;
-  /// Next batch. Errors: compacted (compacted_at() says where), closed, unavailable, timeout (nothing, not even
+  /// Next batch. A start in the compacted past shows here, not at watch(). Errors: compacted (compacted_at() says where), closed, unavailable, timeout (nothing, not even
   /// progress, for 30 s): reopen at the last revision + 1. After an error the watch is dead.
   [[nodiscard]] virtual awaitable<Result<WatchBatch>> next() = 0;
   virtual Revision compacted_at() const { return 0; }
 };
 
+/// A lease that is not there: keepalive and revoke answer not_found, time_to_live answers ttl_s -1.
 struct LeaseInfo {
   LeaseId id = 0;
   std::int64_t ttl_s = 0;  ///< remaining (time_to_live) or granted; -1 = the lease is gone
