@@ -1,0 +1,63 @@
+#pragma once
+/// This host's one BGP speaker, assembled: Engine, its kernel side, birdc's socket, the sessions that follow from the
+/// configuration and from the Node resources, and this host's own Node. The roles compute and route-reflector share it.
+///
+///   auto speaker = Speaker::create(config, {.node = "compute-1", .compute = true, …}, view, report, hooks);
+///   (*speaker)->start();   // by each role; the first starts it
+///   (*speaker)->stop();    // by each role; the last one stops it, planned: peers keep our routes for the restart time
+///
+/// Thread: create, start, reconfigure and stop from the main thread. Owns: the loop "bgp" and all that runs on it.
+/// Errors: invalid (configuration: no address to peer from, two peers of one address), exists (179 in use), those of
+/// the kernel.
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "core/base/error.hpp"
+#include "core/config/config.hpp"
+
+namespace calico::sync {
+class Report;
+class View;
+}  // namespace calico::sync
+
+namespace calico::bgp {
+
+class Engine;
+
+class Speaker {
+ public:
+  struct Options {
+    std::string node;        ///< name of our Node resource
+    bool compute = false;    ///< announces the routes of its interfaces, installs what it learns
+    bool reflector = false;  ///< route reflector: cluster id, clients
+    std::string state_dir;   ///< restart marker
+    std::string run_dir;     ///< bird.ctl
+  };
+  struct Hooks {
+    std::function<void(std::string)> status;  ///< one line for STATUS=
+    std::function<void(std::string)> fatal;
+  };
+
+  [[nodiscard]] static Result<std::unique_ptr<Speaker>> create(const config::Config& config, Options options,
+                                                               sync::View& view, sync::Report& report, Hooks hooks);
+  ~Speaker();
+  Speaker(const Speaker&) = delete;
+  Speaker& operator=(const Speaker&) = delete;
+
+  [[nodiscard]] Status start();
+  [[nodiscard]] Status reconfigure(const config::Config& config);
+  void stop();
+
+  /// For status and tests; calls go through its loop (engine.hpp).
+  Engine& engine();
+  /// JSON for the control socket: sessions and counts.
+  std::string describe();
+
+ private:
+  class Impl;
+  explicit Speaker(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace calico::bgp
