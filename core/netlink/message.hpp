@@ -59,6 +59,11 @@ class MessageBuilder {
 
   void attr(std::uint16_t type, View value);
   void attr(std::uint16_t type, const void* p, std::size_t n) { attr(type, View(static_cast<const std::byte*>(p), n)); }
+  /// Bytes as they are, padded (parts of a body made elsewhere).
+  void raw(View bytes) {
+    append(bytes.data(), bytes.size());
+    pad();
+  }
   void flag(std::uint16_t type) { attr(type, View{}); }
   void u8(std::uint16_t type, std::uint8_t v) { attr(type, &v, sizeof v); }
   void u16(std::uint16_t type, std::uint16_t v) { attr(type, &v, sizeof v); }

@@ -71,7 +71,7 @@ class Batch {
     std::size_t size;
   };
   std::size_t finish();
-  std::size_t set_link(IfIndex index, std::uint32_t flags, std::uint32_t change);
+  void set_link(IfIndex index, std::uint32_t flags, std::uint32_t change);
   void address(const Address& a, std::uint16_t type, std::uint16_t flags);
   void neighbour(const Neighbour& n, std::uint16_t type, std::uint16_t flags);
   void route(const Route& r, std::uint16_t type, std::uint16_t flags);

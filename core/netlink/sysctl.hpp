@@ -19,7 +19,7 @@ enum class SysctlTree : std::uint8_t { conf, neigh };
 /// would reach every interface) or the key is not plain words.
 [[nodiscard]] Result<std::string> interface_sysctl(Family family, SysctlTree tree, std::string_view interface,
                                                    std::string_view key);
-/// `path` below /proc/sys: words of letters, digits, '.', '-', '_', '@' joined by '/', no "..". At most 4096 bytes are
+/// `path` below /proc/sys: printable words joined by single slashes, no ".", "..", no backslash. At most 4096 bytes are
 /// read, trailing white space removed. Errors: invalid, not_found, no_permission.
 [[nodiscard]] Result<std::string> sysctl_get(const std::string& path);
 /// True when it was written, false when it had the value already.
