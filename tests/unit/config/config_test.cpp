@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "core/config/load.hpp"
 
@@ -150,6 +151,32 @@ TEST_F(ConfigTest, CrossChecks) {
   EXPECT_THAT(faults_of("[bgp.range.r]\nprefix = 10.0.0.0/8\nremote_as = 1\n"), HasSubstr("insecure = yes"));
   EXPECT_THAT(faults_of("[bgp.range.r]\nprefix = 10.0.0.0/8\nremote_as = 1\ninsecure = yes\n"),
               HasSubstr("peers_from_datastore"));
+}
+
+TEST_F(ConfigTest, TheShippedSampleIsAcceptedAndNamesEveryKey) {
+  const std::string path = std::string(CALICO_SOURCE_DIR) + "/etc/calico-node.conf";
+  std::ifstream in(path);
+  std::string line, everything, core_part;
+  const std::set<std::string> core_sections = {"node", "openstack", "datastore", "bgp", "metrics"};
+  bool core = true;
+  while (std::getline(in, line)) {
+    everything += line + "\n";
+    if (line.starts_with("[")) core = core_sections.count(line.substr(1, line.find(']') - 1)) > 0;
+    if (core) core_part += line + "\n";
+  }
+  Sources s;
+  s.files = {file("sample.conf", core_part)};
+  s.sets = {"node.felix_cfg="};
+  s.host_name = "h";
+  auto l = load(schema_, s);
+  check_core(l.config, l.faults);
+  EXPECT_EQ(all(l.faults), "");
+  for (const auto* row : schema_->rows()) {
+    const auto key = std::string(row->name).substr(std::string(row->name).rfind('.') + 1);
+    EXPECT_TRUE(everything.find("\n" + key + " =") != std::string::npos ||
+                everything.find("\n;" + key + " =") != std::string::npos)
+        << row->name << " is not in etc/calico-node.conf";
+  }
 }
 
 TEST(ConfigValues, DurationsAndEndpoints) {

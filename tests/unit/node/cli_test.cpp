@@ -1,0 +1,68 @@
+// The command line as an operator meets it: usage, exit codes, one line a fault.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "tests/support/command.hpp"
+
+namespace {
+
+using calico::test::run;
+using testing::HasSubstr;
+
+const std::string kNode = std::string(CALICO_BINARY_DIR) + "/bin/calico-node";
+const std::string kModules = std::string(CALICO_BINARY_DIR) + "/test-modules/";
+
+TEST(Cli, VersionAndHelp) {
+  const auto version = run(kNode + " --version");
+  EXPECT_EQ(version.code, 0);
+  EXPECT_EQ(version.output, "calico-node " CALICO_VERSION "\n");
+  const auto help = run(kNode + " help");
+  EXPECT_EQ(help.code, 0);
+  for (const char* word : {"role", "modules", "controller", "compute", "route-reflector", "felix", "exit codes"})
+    EXPECT_THAT(help.output, HasSubstr(word));
+  EXPECT_EQ(run(kNode).code, 2);
+}
+
+TEST(Cli, BadUsageIsTwoAndSaysWhat) {
+  const struct {
+    const char* args;
+    const char* text;
+  } cases[] = {
+      {" frobnicate", "unknown command 'frobnicate'"},
+      {" ../../x", "unknown command '../../x'"},
+      {" --frob", "unknown option --frob"},
+      {" --log-format xml help", "accepted: text, json"},
+      {" --log-level loud help", "loud"},
+      {" role", "which role?"},
+      {" role nosuch", "unknown role 'nosuch'"},
+      {" role compute --config", "missing value after --config"},
+      {" role compute --frob", "unknown option --frob"},
+      {" --modules /nonexistent role compute", "needs the module calico-felix.so"},
+      {" --modules /nonexistent role installed", "no role is installed in /nonexistent"},
+  };
+  for (const auto& c : cases) {
+    const auto r = run(kNode + c.args);
+    EXPECT_EQ(r.code, 2) << c.args << "\n" << r.output;
+    EXPECT_THAT(r.output, HasSubstr(c.text)) << c.args;
+  }
+}
+
+TEST(Cli, ModulesOfAnotherBuildAreNamed) {
+  const auto r = run(kNode + " --modules " + kModules + "module-other-abi modules");
+  EXPECT_EQ(r.code, 1);
+  EXPECT_THAT(r.output, HasSubstr("has abi 999, this calico-node has abi 1"));
+  const auto good = run(kNode + " --modules " + kModules + "module-good modules --json");
+  EXPECT_EQ(good.code, 0) << good.output;
+  EXPECT_THAT(good.output, HasSubstr(R"("name":"test")"));
+}
+
+TEST(Cli, AnAppletIsReachedByNameAndBySymlink) {
+  EXPECT_EQ(run(kNode + " --modules " + kModules + "module-good test-applet").code, 0);
+  EXPECT_EQ(run(kNode + " --modules " + kModules + "module-good test-applet more").code, 1);
+}
+
+}  // namespace
