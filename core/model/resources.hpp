@@ -90,6 +90,8 @@ struct Rule {
   Action action = Action::allow;
   std::optional<Family> ip_version;
   std::optional<std::uint8_t> protocol;  ///< IP protocol number; "0" and 0 mean any and are read as absent
+  /// How the protocol is written when not as a number (ICMP and ICMPv6 aside): "132", "TCP". Kept by the parser.
+  std::string protocol_text;
   std::optional<std::uint8_t> not_protocol;
   std::optional<Icmp> icmp;
   std::optional<Icmp> not_icmp;
