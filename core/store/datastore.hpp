@@ -137,8 +137,9 @@ struct WatchBatch {
 class Watch {
  public:
   virtual ~Watch() = default;
-  /// Next batch. A start in the compacted past shows here, not at watch(). Errors: compacted (compacted_at() says where), closed, unavailable, timeout (nothing, not even
-  /// progress, for 30 s): reopen at the last revision + 1. After an error the watch is dead.
+  /// Next batch. A start in the compacted past shows here, not at watch(). Errors: compacted (compacted_at() says
+  /// where), closed, unavailable, timeout (nothing, not even progress, for 30 s): reopen at the last revision + 1.
+  /// After an error the watch is dead.
   [[nodiscard]] virtual awaitable<Result<WatchBatch>> next() = 0;
   virtual Revision compacted_at() const { return 0; }
 };
