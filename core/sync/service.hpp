@@ -2,7 +2,7 @@
 /// Sync, assembled: the View and the Report of this host over one datastore, with a loop and thread of their own.
 ///
 ///   auto service = sync::Service::open({.datastore = client, .mirror_file = state_dir + "/state.db",
-///                                       .node = "compute-1", .region = "no-region"});
+///                                       .node = "compute-1", .region = ""});
 ///   if (!service) return wrap(service.error(), "sync");
 ///   (*service)->start();                      // never waits for the datastore
 ///   (*service)->view().watch(...);
@@ -37,7 +37,7 @@ struct Options {
   /// SQLite file of the mirror; empty = memory only (the embedded datastore is the authority itself).
   std::string mirror_file;
   std::string node;                         ///< endpoints of this node are what mass removal is measured by
-  std::string region = "no-region";         ///< "no-region" or "region-NAME", as in keys
+  std::string region;                       ///< as configured; empty = none
   std::vector<std::string> extra_prefixes;  ///< beyond resources and this region's subnets (controller: felix status)
   int page = 500;                           ///< keys a list request asks for
   Timing timing;
