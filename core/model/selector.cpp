@@ -467,4 +467,10 @@ const std::unordered_set<SelectorIndex::ItemId>& SelectorIndex::items_of(Selecto
   return it == selectors_.end() ? kNone : it->second.items;
 }
 
+const std::unordered_set<SelectorIndex::SelectorId>& SelectorIndex::selectors_of(ItemId id) const {
+  static const std::unordered_set<SelectorId> kNone;
+  auto it = items_.find(id);
+  return it == items_.end() ? kNone : it->second.matched;
+}
+
 }  // namespace calico::model

@@ -73,6 +73,7 @@ class SelectorIndex {
   void add_selector(SelectorId id, Selector selector);
   void remove_selector(SelectorId id);
   const std::unordered_set<ItemId>& items_of(SelectorId id) const;
+  const std::unordered_set<SelectorId>& selectors_of(ItemId id) const;
   std::size_t items() const { return items_.size(); }
   std::size_t selectors() const { return selectors_.size(); }
   /// Selector evaluations so far: what the tests hold the cost against.

@@ -1,0 +1,144 @@
+#pragma once
+/// What the kernel should enforce for the endpoints of one host, as a value: policy chains, sets with their elements,
+/// and a plan for each endpoint. Made by the Compiler (core/model/compiler.hpp), written by the felix module; no kernel
+/// type appears here, so that it is compared and printed in tests.
+///
+/// Shape. An endpoint's distinct list of policies is its *class*; a class is a device group (IFLA_GROUP) of our range.
+/// The maps "from" and "to" lead from the group to the class's chain of a direction; that chain jumps to the chain of
+/// each policy and ends in drop. Allow is accept: egress and ingress are judged in two hooks, so accept ends one
+/// judgement.
+#include <compare>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/ip.hpp"
+#include "core/model/keys.hpp"
+#include "core/model/resources.hpp"
+
+namespace calico::model {
+
+/// Device groups of classes: kGroupClosed lets nothing pass (it has no element in the maps), the others are above it.
+inline constexpr std::uint32_t kGroupClosed = 0x0c000000;
+inline constexpr std::uint32_t kGroupSpan = 0x01000000;  ///< wide, because a class takes its number from its hash
+constexpr bool is_our_group(std::uint32_t g) { return g - kGroupClosed < kGroupSpan; }
+
+enum class SetKind : std::uint8_t {
+  if_mac_ip4,   ///< interface . MAC . IPv4
+  if_mac_ip6,   ///< interface . MAC . IPv6
+  if_mac_net4,  ///< interface . MAC . IPv4 block (intervals)
+  if_mac_net6,
+  if_mac,
+  ip4,
+  ip6,
+  net4,  ///< disjoint IPv4 ranges
+  net6,
+  ports,          ///< disjoint port ranges
+  ip4_port,       ///< IPv4 . port
+  ip6_port,       ///< IPv6 . port
+  group_verdict,  ///< map: device group to the chain to go to
+};
+[[nodiscard]] std::string_view to_string(SetKind k);
+
+/// One element; only the fields of its set's kind are used, the others stay at their defaults.
+struct Element {
+  std::string interface_name;
+  Mac mac;
+  Ip ip;      ///< first address for blocks and ranges
+  Ip ip_end;  ///< last address, inclusive; equal to ip when single
+  std::uint16_t port = 0;
+  std::uint16_t port_end = 0;  ///< inclusive
+  std::uint32_t group = 0;
+  std::string chain;
+  auto operator<=>(const Element&) const = default;
+};
+[[nodiscard]] std::string to_string(SetKind kind, const Element& e);
+
+struct SetContent {
+  SetKind kind = SetKind::ip4;
+  bool arp = false;   ///< lives in the arp table
+  std::string about;  ///< for people: the selector it stands for
+  std::set<Element> elements;
+  bool operator==(const SetContent&) const = default;
+};
+
+enum class Verdict : std::uint8_t { accept, drop, jump };
+
+/// All given matches must hold.
+struct MatchRule {
+  struct Side {
+    std::optional<Prefix> net;
+    std::vector<std::string> in_sets;
+    std::vector<std::string> not_in_sets;
+    std::optional<PortRange> ports;
+    std::string port_set;
+    std::string not_port_set;
+    bool operator==(const Side&) const = default;
+  };
+  std::optional<Family> family;
+  std::optional<std::uint8_t> protocol;
+  std::optional<std::uint8_t> not_protocol;
+  std::optional<Icmp> icmp;
+  std::optional<Icmp> not_icmp;
+  Side src;
+  Side dst;
+  Verdict verdict = Verdict::drop;
+  std::string target;  ///< chain of a jump
+  bool operator==(const MatchRule&) const = default;
+};
+[[nodiscard]] std::string to_string(const MatchRule& r);
+
+using ChainRules = std::vector<MatchRule>;
+
+/// What one local endpoint gets.
+struct EndpointPlan {
+  std::string key;  ///< datastore key
+  std::string ns;
+  WorkloadEndpointName name;
+  std::string interface_name;
+  std::optional<Mac> mac;
+  std::vector<Prefix> nets;  ///< allowed as source, routed to the interface
+  std::optional<Ip> gateway4;
+  std::optional<Ip> gateway6;
+  std::uint32_t group = kGroupClosed;
+  std::vector<std::string> policies;  ///< "<ns>/<name>", in the order they are asked
+  std::string error;                  ///< why it is closed or left alone; empty = enforced as written
+  std::vector<std::string> notes;     ///< what of it is not enforced or left out, one line each
+  bool left_alone = false;            ///< its interface is another endpoint's, or none of ours: nothing is programmed
+  bool operator==(const EndpointPlan&) const = default;
+};
+
+struct Ruleset {
+  std::map<std::string, ChainRules> chains;
+  std::map<std::string, SetContent> sets;
+  std::map<std::string, EndpointPlan> endpoints;  ///< by key
+  bool operator==(const Ruleset&) const = default;
+};
+/// The whole value as text, ordered: what golden tests compare.
+[[nodiscard]] std::string to_text(const Ruleset& r);
+
+struct SetDelta {
+  std::set<Element> added;
+  std::set<Element> removed;
+};
+/// What changed since the last flush; names to be looked up in the Ruleset (absent there = gone).
+struct RulesetDelta {
+  std::set<std::string> chains;
+  std::set<std::string> sets_made;  ///< new sets: all their elements are in `elements` as added
+  std::set<std::string> sets_gone;
+  std::map<std::string, SetDelta> elements;
+  std::set<std::string> endpoints;
+  bool empty() const {
+    return chains.empty() && sets_made.empty() && sets_gone.empty() && elements.empty() && endpoints.empty();
+  }
+};
+
+/// Blocks as the fewest disjoint ranges [first, last], ordered; blocks that touch are joined. One family.
+[[nodiscard]] std::vector<std::pair<Ip, Ip>> disjoint_ranges(std::vector<Prefix> nets);
+[[nodiscard]] std::vector<PortRange> disjoint_ports(std::vector<PortRange> ports);
+
+}  // namespace calico::model
