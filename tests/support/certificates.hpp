@@ -1,0 +1,77 @@
+#pragma once
+/// A folder of a test's own, and in it a throw-away CA with what it signs.
+///
+///   Certificates pki;                              // ca.crt
+///   auto server = pki.issue("server");             // TlsFiles for 127.0.0.1, ::1 and localhost, both purposes
+///   auto other = Certificates().ca();
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <stdexcept>
+#include <string>
+
+#include "core/http/certificates.hpp"
+#include "core/http/message.hpp"
+
+namespace calico::test {
+
+class TempDir {
+ public:
+  explicit TempDir(const std::string& label = "test") {
+    std::string pattern =
+        (std::filesystem::temp_directory_path() / ("calico-" + label + "-" + std::to_string(::getpid()) + "-XXXXXX"))
+            .string();
+    if (!::mkdtemp(pattern.data())) throw std::runtime_error("mkdtemp " + pattern);
+    path_ = pattern;
+  }
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
+  ~TempDir() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  const std::string& path() const { return path_; }
+  std::string file(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
+class Certificates {
+ public:
+  Certificates() {
+    auto made = http::make_ca("test CA");
+    if (!made) throw std::runtime_error(made.error().what);
+    ca_ = *made;
+    check(http::write_file(ca_file(), ca_.cert_pem, 0644));
+  }
+  std::string ca_file() const { return dir_.file("ca.crt"); }
+  const http::KeyPair& ca() const { return ca_; }
+
+  /// Signs `request` and writes the files; ca_file of the answer is this CA.
+  http::TlsFiles issue(const http::CertificateRequest& request) {
+    auto pair = http::issue(ca_, request);
+    if (!pair) throw std::runtime_error(pair.error().what);
+    const std::string stem = dir_.file(request.name + "-" + std::to_string(count_++));
+    check(http::write_pem(stem, *pair));
+    return {ca_file(), stem + ".crt", stem + ".key"};
+  }
+  http::TlsFiles issue(const std::string& name) {
+    http::CertificateRequest request;
+    request.name = name;
+    request.dns = {"localhost"};
+    request.ips = {*Ip::parse("127.0.0.1"), *Ip::parse("::1")};
+    return issue(request);
+  }
+
+ private:
+  static void check(const Status& s) {
+    if (!s) throw std::runtime_error(s.error().what);
+  }
+  TempDir dir_{"pki"};
+  http::KeyPair ca_;
+  int count_ = 0;
+};
+
+}  // namespace calico::test

@@ -1,0 +1,176 @@
+#include <openssl/ssl.h>
+#include <sys/stat.h>
+
+#include "tests/unit/http/fixture.hpp"
+
+namespace calico::http {
+namespace {
+
+Listen tls_listen(TlsFiles files) { return {.at = *Endpoint::parse("https://127.0.0.1:0"), .tls = std::move(files)}; }
+
+}  // namespace
+
+TEST(HttpTls, MutualWithTheRightCertificates) {
+  test::Certificates pki;
+  Fixture f({}, tls_listen(pki.issue("server")));
+  CertificateRequest request;
+  request.name = "node-1";
+  request.dns = {"node-1", "node-1.example"};
+  request.ips = {*Ip::parse("10.0.0.1"), *Ip::parse("2001:db8::1")};
+  auto& c = f.client({.tls = pki.issue(request)});
+  auto a = f.get(c, "/peer");
+  ASSERT_TRUE(a) << a.error().what;
+  EXPECT_EQ(a->body, "certified=true cn=node-1 uid=none dns=node-1 dns=node-1.example ip=10.0.0.1 ip=2001:db8::1");
+  EXPECT_EQ(f.ask(c, {.method = "POST", .target = "/echo", .body = std::string(3'000'000, 'x')})->body.size(),
+            3'000'000U + 11);
+  auto l = f.open(c, {.target = "/forever"});
+  ASSERT_TRUE(l) << l.error().what;
+  EXPECT_EQ(f.line(**l).value(), "hello");
+  f.loop.call([&] { l->reset(); });
+  EXPECT_TRUE(test::eventually("the stream cancelled", [&] { return f.cancelled == 1; }));
+  auto ended = f.open(c, {.target = "/lines"});
+  ASSERT_TRUE(ended);
+  for (const char* line : {"one", "two", "three"}) EXPECT_EQ(f.line(**ended).value(), line);
+}
+
+TEST(HttpTls, ByNameToo) {
+  test::Certificates pki;
+  Fixture f({}, tls_listen(pki.issue("server")));
+  auto at = f.at();
+  at.host = "localhost";
+  EXPECT_EQ(f.get(f.client({.endpoints = {at}, .tls = pki.issue("client")}), "/echo")->status, 200U);
+}
+
+TEST(HttpTls, ClientsWithoutTheRightCertificateAreRefused) {
+  test::Certificates pki;
+  test::Certificates foreign;
+  Fixture f({}, tls_listen(pki.issue("server")));
+  CertificateRequest server_only{.name = "server-only", .client = false};
+  CertificateRequest expired{.name = "expired", .valid = std::chrono::hours(-1)};
+  auto stranger = foreign.issue("stranger");
+  stranger.ca_file = pki.ca_file();
+  struct Row {
+    const char* what;
+    TlsFiles files;
+  };
+  std::uint64_t failures = 0;
+  for (const Row& row : {Row{"none", {.ca_file = pki.ca_file()}}, Row{"another CA's", stranger},
+                         Row{"for servers only", pki.issue(server_only)}, Row{"expired", pki.issue(expired)}}) {
+    auto a = f.get(f.client({.tls = row.files}), "/echo");
+    ASSERT_FALSE(a) << row.what;
+    EXPECT_EQ(a.error().code, Errc::no_permission) << row.what << ": " << a.error().what;
+    EXPECT_NE(a.error().what.find("refused our certificate"), std::string::npos) << a.error().what;
+    ++failures;
+    EXPECT_TRUE(test::eventually("the failure counted", [&] { return f.stats().tls_failures == failures; }))
+        << row.what;
+  }
+  EXPECT_EQ(f.stats().requests, 0U);
+  EXPECT_EQ(f.get(f.client({.tls = pki.issue("client")}), "/echo")->status, 200U);  // the same server, the right one
+}
+
+TEST(HttpTls, ServersAreVerified) {
+  test::Certificates pki;
+  test::Certificates foreign;
+  Fixture f({}, tls_listen(pki.issue("server")));
+  auto client_files = pki.issue("client");
+  auto wrong_ca = client_files;
+  wrong_ca.ca_file = foreign.ca_file();
+  auto unknown = f.get(f.client({.tls = wrong_ca}), "/echo");
+  ASSERT_FALSE(unknown);
+  EXPECT_EQ(unknown.error().code, Errc::no_permission) << unknown.error().what;
+
+  CertificateRequest elsewhere{.name = "elsewhere", .dns = {"elsewhere"}, .ips = {*Ip::parse("10.0.0.9")}};
+  Fixture other({}, tls_listen(pki.issue(elsewhere)));
+  auto mismatch = other.get(other.client({.tls = client_files}), "/echo");
+  ASSERT_FALSE(mismatch);
+  EXPECT_EQ(mismatch.error().code, Errc::no_permission) << mismatch.error().what;
+  EXPECT_NE(mismatch.error().what.find("mismatch"), std::string::npos) << mismatch.error().what;
+
+  CertificateRequest client_only{.name = "client", .ips = {*Ip::parse("127.0.0.1")}, .server = false};
+  Fixture wrong_purpose({}, tls_listen(pki.issue(client_only)));
+  EXPECT_FALSE(wrong_purpose.get(wrong_purpose.client({.tls = client_files}), "/echo"));
+  EXPECT_EQ(f.get(f.client({.tls = client_files}), "/echo")->status, 200U);
+}
+
+TEST(HttpTls, WithoutCaFileNoClientCertificateIsAsked) {
+  test::Certificates pki;
+  auto files = pki.issue("server");
+  const auto ca = std::exchange(files.ca_file, "");
+  Fixture f({}, tls_listen(files));
+  EXPECT_EQ(f.get(f.client({.tls = {.ca_file = ca}}), "/peer")->body, "certified=false cn= uid=none");
+}
+
+TEST(HttpTls, WhatIsNotTlsIsDropped) {
+  test::Certificates pki;
+  Fixture f({.handshake_timeout = 300ms}, tls_listen(pki.issue("server")));
+  RawSocket plain(f.at());
+  ASSERT_TRUE(plain.send("GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"));
+  EXPECT_EQ(plain.receive().find("HTTP/"), std::string::npos);
+  RawSocket silent(f.at());
+  EXPECT_EQ(silent.receive(), "");
+  EXPECT_TRUE(test::eventually("two failures", [&] { return f.stats().tls_failures == 2; }));
+  auto plain_client = f.at();
+  plain_client.tls = false;
+  EXPECT_FALSE(f.get(f.client({.endpoints = {plain_client}}), "/echo"));
+  EXPECT_EQ(f.get(f.client({.tls = pki.issue("client")}), "/echo")->status, 200U);
+}
+
+TEST(HttpTls, OldVersionsAreRefused) {
+  test::Certificates pki;
+  auto files = pki.issue("server");
+  files.ca_file.clear();
+  Fixture f({}, tls_listen(files));
+  for (const auto& [version, accepted] :
+       {std::pair{TLS1_1_VERSION, false}, {TLS1_2_VERSION, true}, {TLS1_3_VERSION, true}}) {
+    RawSocket raw(f.at());
+    std::unique_ptr<SSL_CTX, void (*)(SSL_CTX*)> ctx(SSL_CTX_new(TLS_client_method()), SSL_CTX_free);
+    SSL_CTX_set_security_level(ctx.get(), 0);
+    SSL_CTX_set_min_proto_version(ctx.get(), version);
+    SSL_CTX_set_max_proto_version(ctx.get(), version);
+    std::unique_ptr<SSL, void (*)(SSL*)> s(SSL_new(ctx.get()), SSL_free);
+    SSL_set_fd(s.get(), raw.fd());
+    EXPECT_EQ(SSL_connect(s.get()) == 1, accepted) << std::hex << version;
+  }
+}
+
+TEST(HttpTls, BadFilesAreNamed) {
+  test::Certificates pki;
+  test::TempDir dir("tls");
+  auto good = pki.issue("server");
+  auto other = pki.issue("other");
+  Loop loop("test");
+  Server server(loop.executor(), {}, [](Request) -> awaitable<Response> { co_return Response(); });
+  const auto refuse = [&](TlsFiles files, const std::string& part) {
+    auto s = server.listen(tls_listen(std::move(files)));
+    ASSERT_FALSE(s) << part;
+    EXPECT_EQ(s.error().code, Errc::invalid);
+    EXPECT_NE(s.error().what.find(part), std::string::npos) << s.error().what;
+    EXPECT_EQ(s.error().what.find('\n'), std::string::npos);
+  };
+  refuse({}, "needs cert_file and key_file");
+  refuse({good.ca_file, dir.file("none"), good.key_file}, "cert_file " + dir.file("none"));
+  refuse({good.ca_file, good.cert_file, ""}, "belong together");
+  refuse({good.ca_file, good.cert_file, other.key_file}, "");
+  refuse({good.key_file, good.cert_file, good.key_file}, "ca_file");
+  EXPECT_TRUE(server.endpoints().empty());
+  EXPECT_TRUE(server.listen(tls_listen(good)));
+  EXPECT_FALSE(Client::create(
+      loop.executor(), {.endpoints = {*Endpoint::parse("https://127.0.0.1:1")}, .tls = {.ca_file = dir.file("none")}}));
+  EXPECT_FALSE(Client::create(loop.executor(), {}));
+}
+
+TEST(Certificates, KeysAreForTheirOwnerOnlyAndBadNamesRefused) {
+  test::Certificates pki;
+  auto files = pki.issue("server");
+  struct stat st {};
+  ASSERT_EQ(::stat(files.key_file.c_str(), &st), 0);
+  EXPECT_EQ(st.st_mode & 0777, 0600U);
+  ASSERT_EQ(::stat(files.cert_file.c_str(), &st), 0);
+  EXPECT_EQ(st.st_mode & 0777, 0644U);
+  EXPECT_FALSE(issue(pki.ca(), {.name = ""}));
+  EXPECT_FALSE(issue(pki.ca(), {.name = "x", .dns = {"a,IP:1.2.3.4"}}));
+  EXPECT_FALSE(issue(pki.ca(), {.name = "x", .server = false, .client = false}));
+  EXPECT_FALSE(issue({"junk", "junk"}, {.name = "x"}));
+}
+
+}  // namespace calico::http
