@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <deque>
+#include <filesystem>
 #include <random>
 #include <thread>
 
@@ -815,6 +816,11 @@ Kv::Stats Kv::stats() const {
     s.compacted = impl_->compacted;
   }
   s.watchers = impl_->hub->size();
+  for (const auto* suffix : {"", "-wal"}) {
+    std::error_code ec;
+    const auto bytes = std::filesystem::file_size(impl_->options.path + suffix, ec);
+    if (!ec) s.file_bytes += bytes;
+  }
   return s;
 }
 

@@ -148,6 +148,7 @@ class Kv final : public Datastore {
     std::size_t keys = 0;
     std::size_t watchers = 0;
     Revision compacted = 0;
+    std::uint64_t file_bytes = 0;  ///< state.db with its log
   };
   Stats stats() const;
 
