@@ -240,6 +240,8 @@ struct PeerEvent {
   std::string text;  ///< one line, printable
 };
 
+class EngineCore;
+
 class Engine {
  public:
   Engine(Loop& loop, Options options);
@@ -281,8 +283,7 @@ class Engine {
   awaitable<void> stop(bool planned);
 
  private:
-  class Impl;
-  std::unique_ptr<Impl> impl_;
+  std::unique_ptr<EngineCore> core_;
 };
 
 }  // namespace calico::bgp

@@ -1,0 +1,393 @@
+#include "core/bgp/codec/message.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+namespace calico::bgp {
+
+using wire::Reader;
+using wire::Writer;
+
+namespace detail {
+
+void begin_message(Writer& w, MessageType type) {
+  for (int i = 0; i < 2; ++i) w.be<std::uint64_t>(~std::uint64_t{0});
+  w.be<std::uint16_t>(0);
+  w.be<std::uint8_t>(static_cast<std::uint8_t>(type));
+}
+
+void finish_message(Writer& w) { w.patch(16, w.size(), 2); }
+
+Fault fault(std::uint8_t code, std::uint8_t subcode, std::string what, View data) {
+  return {code, subcode, Bytes(data.begin(), data.end()), std::move(what)};
+}
+
+}  // namespace detail
+
+using detail::begin_message;
+using detail::fault;
+using detail::finish_message;
+
+namespace {
+
+enum Cap : std::uint8_t {
+  kCapMultiprotocol = 1,
+  kCapRefresh = 2,
+  kCapExtendedMessage = 6,
+  kCapGracefulRestart = 64,
+  kCapAs4 = 65,
+  kCapEnhancedRefresh = 70,
+};
+constexpr std::uint8_t kParamCapabilities = 2, kParamExtended = 255;
+constexpr std::uint16_t kAsTrans = 23456;
+
+tl::unexpected<Fault> open_fault(std::uint8_t subcode, std::string what, View data = {}) {
+  return tl::unexpected(fault(notify::kOpen, subcode, std::move(what), data));
+}
+
+/// One capability; false if its length does not fit its code.
+bool decode_capability(std::uint8_t code, Reader r, Capabilities& caps) {
+  const std::size_t length = r.left();
+  switch (code) {
+    case kCapMultiprotocol: {
+      if (length != 4) return false;
+      AfiSafi family;
+      family.afi = r.be<std::uint16_t>();
+      (void)r.be<std::uint8_t>();
+      family.safi = r.be<std::uint8_t>();
+      if (!caps.has(family)) caps.families.push_back(family);
+      return true;
+    }
+    case kCapRefresh:
+      caps.refresh = true;
+      return length == 0;
+    case kCapExtendedMessage:
+      caps.extended_message = true;
+      return length == 0;
+    case kCapEnhancedRefresh:
+      caps.enhanced_refresh = true;
+      return length == 0;
+    case kCapAs4:
+      if (length != 4) return false;
+      caps.as4 = Asn{r.be<std::uint32_t>()};
+      return true;
+    case kCapGracefulRestart: {
+      if (length < 2 || (length - 2) % 4 != 0) return false;
+      GracefulRestartCapability gr;
+      const auto head = r.be<std::uint16_t>();
+      gr.restarting = (head & 0x8000) != 0;
+      gr.notification = (head & 0x4000) != 0;
+      gr.time_s = head & 0x0fff;
+      while (r.left() > 0) {
+        GracefulRestartCapability::Entry e;
+        e.family.afi = r.be<std::uint16_t>();
+        e.family.safi = r.be<std::uint8_t>();
+        e.preserved = (r.be<std::uint8_t>() & 0x80) != 0;
+        gr.families.push_back(e);
+      }
+      caps.graceful_restart = std::move(gr);
+      return true;
+    }
+    default: {
+      auto v = r.rest();
+      caps.unknown.push_back({code, Bytes(v.begin(), v.end())});
+      return true;
+    }
+  }
+}
+
+void encode_capability(Writer& w, std::uint8_t code, const auto& body) {
+  w.be<std::uint8_t>(code);
+  auto m = w.open(1);
+  body();
+  w.close(m);
+}
+
+void encode_capabilities(Writer& w, const Capabilities& caps) {
+  for (const auto& f : caps.families)
+    encode_capability(w, kCapMultiprotocol, [&] {
+      w.be<std::uint16_t>(f.afi);
+      w.be<std::uint8_t>(0);
+      w.be<std::uint8_t>(f.safi);
+    });
+  const auto none = [] {};
+  if (caps.refresh) encode_capability(w, kCapRefresh, none);
+  if (caps.extended_message) encode_capability(w, kCapExtendedMessage, none);
+  if (caps.graceful_restart)
+    encode_capability(w, kCapGracefulRestart, [&] {
+      const auto& gr = *caps.graceful_restart;
+      w.be<std::uint16_t>((gr.restarting ? 0x8000U : 0U) | (gr.notification ? 0x4000U : 0U) |
+                          std::min<std::uint32_t>(gr.time_s, 0x0fff));
+      for (const auto& e : gr.families) {
+        w.be<std::uint16_t>(e.family.afi);
+        w.be<std::uint8_t>(e.family.safi);
+        w.be<std::uint8_t>(e.preserved ? 0x80 : 0);
+      }
+    });
+  if (caps.as4) encode_capability(w, kCapAs4, [&] { w.be<std::uint32_t>(caps.as4->value); });
+  if (caps.enhanced_refresh) encode_capability(w, kCapEnhancedRefresh, none);
+  for (const auto& u : caps.unknown) encode_capability(w, u.code, [&] { w.put(u.value); });
+}
+
+/// Text from a peer, safe to show: printable ASCII, at most 128 characters.
+std::string printable(View v) {
+  std::string out;
+  for (auto b : v.first(std::min<std::size_t>(v.size(), 128))) {
+    const auto c = std::to_integer<unsigned char>(b);
+    out += c >= 0x20 && c < 0x7f ? static_cast<char>(c) : '?';
+  }
+  return out;
+}
+
+}  // namespace
+
+bool Capabilities::has(AfiSafi family) const {
+  return std::find(families.begin(), families.end(), family) != families.end();
+}
+
+Decoded<Header> decode_header(View first19, std::size_t max_message) {
+  Reader r(first19);
+  const auto marker = r.take(16);
+  Header h;
+  const auto raw_length = first19.size() >= 18 ? first19.subspan(16, 2) : View{};
+  h.length = r.be<std::uint16_t>();
+  const auto type = r.be<std::uint8_t>();
+  if (!r.ok()) return tl::unexpected(fault(notify::kHeader, 2, "message header is short"));
+  if (!std::all_of(marker.begin(), marker.end(), [](std::byte b) { return b == std::byte{0xff}; }))
+    return tl::unexpected(fault(notify::kHeader, 1, "marker is not all ones"));
+  if (h.length < kHeaderSize || h.length > max_message)
+    return tl::unexpected(fault(notify::kHeader, 2, fmt::format("message length {}", h.length), raw_length));
+  bool fits = true;
+  switch (static_cast<MessageType>(type)) {
+    case MessageType::open:
+      fits = h.length >= 29;
+      break;
+    case MessageType::update:
+      fits = h.length >= 23;
+      break;
+    case MessageType::notification:
+      fits = h.length >= 21;
+      break;
+    case MessageType::keepalive:
+      fits = h.length == kHeaderSize;
+      break;
+    case MessageType::route_refresh:
+      fits = h.length >= 23;
+      break;
+    default:
+      return tl::unexpected(fault(notify::kHeader, 3, fmt::format("message type {}", type), first19.subspan(18, 1)));
+  }
+  if (!fits)
+    return tl::unexpected(
+        fault(notify::kHeader, 2, fmt::format("message length {} does not fit type {}", h.length, type), raw_length));
+  h.type = static_cast<MessageType>(type);
+  return h;
+}
+
+Decoded<Open> decode_open(View body) {
+  Reader r(body);
+  const auto version = r.be<std::uint8_t>();
+  Open o;
+  o.as = Asn{r.be<std::uint16_t>()};
+  o.hold_time_s = r.be<std::uint16_t>();
+  o.router_id = r.be<std::uint32_t>();
+  std::size_t params_length = r.be<std::uint8_t>();
+  if (!r.ok()) return tl::unexpected(fault(notify::kHeader, 2, "OPEN is short"));
+  if (version != 4) {
+    const std::array<std::byte, 2> ours{std::byte{0}, std::byte{4}};
+    return open_fault(1, fmt::format("version {}", version), ours);
+  }
+  bool wide = false;  // RFC 9072: 16-bit parameter lengths
+  if (params_length != 0 && r.left() > 0 && body[10] == std::byte{kParamExtended}) {
+    (void)r.be<std::uint8_t>();
+    params_length = r.be<std::uint16_t>();
+    wide = true;
+  }
+  Reader params = r.sub(params_length);
+  if (!params.ok() || r.left() != 0) return open_fault(0, "optional parameters do not fit the OPEN");
+  while (params.left() > 0) {
+    const auto type = params.be<std::uint8_t>();
+    Reader value = params.sub(wide ? params.be<std::uint16_t>() : params.be<std::uint8_t>());
+    if (!value.ok()) return open_fault(0, fmt::format("optional parameter {} overruns", type));
+    if (type != kParamCapabilities) return open_fault(4, fmt::format("optional parameter {}", type));
+    while (value.left() > 0) {
+      const auto code = value.be<std::uint8_t>();
+      Reader cap = value.sub(value.be<std::uint8_t>());
+      if (!cap.ok()) return open_fault(0, fmt::format("capability {} overruns", code));
+      if (!decode_capability(code, cap, o.caps)) return open_fault(0, fmt::format("capability {} is malformed", code));
+    }
+  }
+  if (o.caps.as4) o.as = *o.caps.as4;
+  if (o.as.value == 0) return open_fault(2, "AS 0");  // RFC 7607
+  if (o.hold_time_s == 1 || o.hold_time_s == 2) return open_fault(6, fmt::format("hold time {} s", o.hold_time_s));
+  if (o.router_id == 0) return open_fault(3, "identifier 0.0.0.0");
+  return o;
+}
+
+Bytes encode_open(const Open& open) {
+  Writer caps(kMaxMessage);
+  encode_capabilities(caps, open.caps);
+  Writer w(kMaxMessage);
+  begin_message(w, MessageType::open);
+  w.be<std::uint8_t>(4);
+  w.be<std::uint16_t>(open.as.value > 0xffff ? kAsTrans : open.as.value);
+  w.be<std::uint16_t>(open.hold_time_s);
+  w.be<std::uint32_t>(open.router_id);
+  if (caps.size() == 0) {
+    w.be<std::uint8_t>(0);
+  } else if (caps.size() <= 253) {
+    w.be<std::uint8_t>(caps.size() + 2);
+    w.be<std::uint8_t>(kParamCapabilities);
+    w.be<std::uint8_t>(caps.size());
+    w.put(caps.view());
+  } else {
+    w.be<std::uint8_t>(kParamExtended);
+    w.be<std::uint8_t>(kParamExtended);
+    w.be<std::uint16_t>(caps.size() + 3);
+    w.be<std::uint8_t>(kParamCapabilities);
+    w.be<std::uint16_t>(caps.size());
+    w.put(caps.view());
+  }
+  finish_message(w);
+  return w.take();
+}
+
+Decoded<Notification> decode_notification(View body) {
+  Reader r(body);
+  Notification n;
+  n.code = r.be<std::uint8_t>();
+  n.subcode = r.be<std::uint8_t>();
+  const auto data = r.rest();
+  if (!r.ok()) return tl::unexpected(fault(notify::kHeader, 2, "NOTIFICATION is short"));
+  n.data.assign(data.begin(), data.end());
+  return n;
+}
+
+Bytes encode_notification(const Notification& n) {
+  Writer w(kMaxMessage);
+  begin_message(w, MessageType::notification);
+  w.be<std::uint8_t>(n.code);
+  w.be<std::uint8_t>(n.subcode);
+  w.put(View(n.data).first(std::min(n.data.size(), kMaxMessage - kHeaderSize - 2)));
+  finish_message(w);
+  return w.take();
+}
+
+Notification cease(std::uint8_t subcode, bool hard) {
+  if (!hard) return {notify::kCease, subcode, {}};
+  return {notify::kCease, notify::kHardReset, {std::byte{notify::kCease}, std::byte{subcode}}};
+}
+
+std::string describe(const Notification& n) {
+  static constexpr std::array<std::string_view, 8> kCodes{
+      "",      "Message header error", "OPEN error", "UPDATE error", "Hold timer expired", "Finite state machine error",
+      "Cease", "ROUTE-REFRESH error"};
+  static constexpr std::array<std::string_view, 12> kOpen{"",
+                                                          "Unsupported version",
+                                                          "Bad peer AS",
+                                                          "Bad BGP identifier",
+                                                          "Unsupported optional parameter",
+                                                          "",
+                                                          "Unacceptable hold time",
+                                                          "Unsupported capability",
+                                                          "",
+                                                          "",
+                                                          "",
+                                                          "Role mismatch"};
+  static constexpr std::array<std::string_view, 12> kUpdate{"",
+                                                            "Malformed attribute list",
+                                                            "Unrecognized well-known attribute",
+                                                            "Missing well-known attribute",
+                                                            "Attribute flags error",
+                                                            "Attribute length error",
+                                                            "Invalid ORIGIN",
+                                                            "",
+                                                            "Invalid NEXT_HOP",
+                                                            "Optional attribute error",
+                                                            "Invalid network field",
+                                                            "Malformed AS_PATH"};
+  static constexpr std::array<std::string_view, 11> kCease{"",
+                                                           "Maximum number of prefixes reached",
+                                                           "Administrative shutdown",
+                                                           "Peer de-configured",
+                                                           "Administrative reset",
+                                                           "Connection rejected",
+                                                           "Other configuration change",
+                                                           "Connection collision resolution",
+                                                           "Out of resources",
+                                                           "Hard reset",
+                                                           "BFD down"};
+  static constexpr std::array<std::string_view, 4> kHeader{"", "Connection not synchronized", "Bad message length",
+                                                           "Bad message type"};
+  std::string out =
+      n.code < kCodes.size() && n.code > 0 ? std::string(kCodes[n.code]) : fmt::format("Error {}", n.code);
+  const auto sub = [&](auto& names) {
+    if (n.subcode == 0) return;
+    if (n.subcode < names.size() && !names[n.subcode].empty())
+      out += fmt::format(": {}", names[n.subcode]);
+    else
+      out += fmt::format(": {}", n.subcode);
+  };
+  switch (n.code) {
+    case notify::kHeader:
+      sub(kHeader);
+      break;
+    case notify::kOpen:
+      sub(kOpen);
+      break;
+    case notify::kUpdate:
+      sub(kUpdate);
+      break;
+    case notify::kCease:
+      sub(kCease);
+      break;
+    default:
+      if (n.subcode != 0) out += fmt::format(": {}", n.subcode);
+  }
+  if (n.code == notify::kCease && n.subcode == notify::kHardReset && n.data.size() >= 2) {
+    Notification inner{std::to_integer<std::uint8_t>(n.data[0]), std::to_integer<std::uint8_t>(n.data[1]), {}};
+    // One level only: a hard reset inside a hard reset says nothing more.
+    if (inner.subcode != notify::kHardReset) out += fmt::format(" ({})", describe(inner));
+  }
+  // RFC 9003: one length byte, then UTF-8.
+  if (n.code == notify::kCease && (n.subcode == notify::kShutdown || n.subcode == notify::kReset) &&
+      n.data.size() > 1) {
+    const auto length = std::to_integer<std::size_t>(n.data[0]);
+    if (length > 0 && length <= n.data.size() - 1)
+      out += fmt::format(" \"{}\"", printable(View(n.data).subspan(1, length)));
+  }
+  return out;
+}
+
+Decoded<RouteRefresh> decode_route_refresh(View body) {
+  Reader r(body);
+  RouteRefresh m;
+  m.family.afi = r.be<std::uint16_t>();
+  m.subtype = r.be<std::uint8_t>();
+  m.family.safi = r.be<std::uint8_t>();
+  if (!r.ok()) return tl::unexpected(fault(notify::kHeader, 2, "ROUTE-REFRESH is short"));
+  // Anything longer carries ORF (RFC 5291), which nobody was offered.
+  if (r.left() != 0) return tl::unexpected(fault(notify::kRefresh, 1, "ROUTE-REFRESH is long", body));
+  return m;
+}
+
+Bytes encode_route_refresh(const RouteRefresh& m) {
+  Writer w(kMaxMessage);
+  begin_message(w, MessageType::route_refresh);
+  w.be<std::uint16_t>(m.family.afi);
+  w.be<std::uint8_t>(m.subtype);
+  w.be<std::uint8_t>(m.family.safi);
+  finish_message(w);
+  return w.take();
+}
+
+Bytes encode_keepalive() {
+  Writer w(kMaxMessage);
+  begin_message(w, MessageType::keepalive);
+  finish_message(w);
+  return w.take();
+}
+
+}  // namespace calico::bgp

@@ -1,0 +1,129 @@
+#pragma once
+/// The BGP messages other than UPDATE as values, and the frame around all of them. Pure: bytes -> value or Fault, value
+/// -> bytes; no clock, no log, no I/O. Thread: any. Errors: a Fault is what the NOTIFICATION must say (RFC 4271 6) plus
+/// a line for people. RFC: 4271 4.1-4.5, 5492 and 9072 (OPEN parameters), 4760, 6793, 2918, 7313, 4724 and 8538 (N
+/// bit), 8654, 6608, 9003. Deviations: a repeated optional parameter or capability is not an error; the last one counts
+/// (5492 4 leaves it open).
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <tl/expected.hpp>
+#include <vector>
+
+#include "core/base/ids.hpp"
+#include "core/base/ip.hpp"
+#include "core/wire/cursor.hpp"
+
+namespace calico::bgp {
+
+using wire::Bytes;
+using wire::View;
+
+/// A peer's message cannot be accepted: NOTIFICATION code, subcode and data, and why.
+struct Fault {
+  std::uint8_t code = 0, subcode = 0;
+  Bytes data;
+  std::string what;
+};
+template <class T>
+using Decoded = tl::expected<T, Fault>;
+
+enum class MessageType : std::uint8_t { open = 1, update = 2, notification = 3, keepalive = 4, route_refresh = 5 };
+
+inline constexpr std::size_t kHeaderSize = 19;
+inline constexpr std::size_t kMaxMessage = 4096;
+
+/// NOTIFICATION codes (RFC 4271 4.5) and the subcodes we send.
+namespace notify {
+inline constexpr std::uint8_t kHeader = 1, kOpen = 2, kUpdate = 3, kHoldTimer = 4, kFsm = 5, kCease = 6, kRefresh = 7;
+inline constexpr std::uint8_t kMaxPrefixes = 1, kShutdown = 2, kDeconfigured = 3, kReset = 4, kRejected = 5,
+                              kConfigChange = 6, kCollision = 7, kOutOfResources = 8, kHardReset = 9;
+}  // namespace notify
+
+struct AfiSafi {
+  std::uint16_t afi = 0;
+  std::uint8_t safi = 0;
+  auto operator<=>(const AfiSafi&) const = default;
+};
+inline constexpr AfiSafi kIpv4Unicast{1, 1};
+inline constexpr AfiSafi kIpv6Unicast{2, 1};
+inline AfiSafi unicast(Family f) { return f == Family::v4 ? kIpv4Unicast : kIpv6Unicast; }
+
+struct Header {
+  std::uint16_t length = 0;  ///< whole message
+  MessageType type{};
+};
+/// The first 19 bytes. Checks marker, length against the type, type.
+[[nodiscard]] Decoded<Header> decode_header(View first19, std::size_t max_message = kMaxMessage);
+
+struct GracefulRestartCapability {
+  bool restarting = false;    ///< R
+  bool notification = false;  ///< N (RFC 8538)
+  std::uint16_t time_s = 0;   ///< 12 bits
+  struct Entry {
+    AfiSafi family;
+    bool preserved = false;  ///< F
+    bool operator==(const Entry&) const = default;
+  };
+  std::vector<Entry> families;
+  bool operator==(const GracefulRestartCapability&) const = default;
+};
+
+struct Capabilities {
+  std::vector<AfiSafi> families;  ///< RFC 4760; empty: IPv4 unicast alone
+  std::optional<Asn> as4;
+  bool refresh = false, enhanced_refresh = false, extended_message = false;
+  std::optional<GracefulRestartCapability> graceful_restart;
+  struct Unknown {
+    std::uint8_t code = 0;
+    Bytes value;
+    bool operator==(const Unknown&) const = default;
+  };
+  std::vector<Unknown> unknown;
+
+  bool has(AfiSafi family) const;
+  bool operator==(const Capabilities&) const = default;
+};
+
+struct Open {
+  Asn as;  ///< the 4-octet one when the capability is there
+  std::uint16_t hold_time_s = 0;
+  std::uint32_t router_id = 0;
+  Capabilities caps;
+  bool operator==(const Open&) const = default;
+};
+/// `body` is the message without its header. Checks what needs no configuration: version, AS 0, hold time, identifier
+/// 0.
+[[nodiscard]] Decoded<Open> decode_open(View body);
+[[nodiscard]] Bytes encode_open(const Open& open);
+
+struct Notification {
+  std::uint8_t code = 0, subcode = 0;
+  Bytes data;
+  bool operator==(const Notification&) const = default;
+};
+[[nodiscard]] Decoded<Notification> decode_notification(View body);
+[[nodiscard]] Bytes encode_notification(const Notification& n);
+/// Cease with RFC 8538's Hard Reset around it when `hard` (both sides announced N).
+[[nodiscard]] Notification cease(std::uint8_t subcode, bool hard);
+/// "Cease/Peer de-configured", with the shutdown communication (RFC 9003) if there is one; printable.
+[[nodiscard]] std::string describe(const Notification& n);
+
+struct RouteRefresh {
+  AfiSafi family;
+  std::uint8_t subtype = 0;  ///< RFC 7313: 0 request, 1 BoRR, 2 EoRR
+  bool operator==(const RouteRefresh&) const = default;
+};
+[[nodiscard]] Decoded<RouteRefresh> decode_route_refresh(View body);
+[[nodiscard]] Bytes encode_route_refresh(const RouteRefresh& r);
+
+[[nodiscard]] Bytes encode_keepalive();
+
+namespace detail {
+/// Starts a message in `w`; finish() patches the length.
+void begin_message(wire::Writer& w, MessageType type);
+void finish_message(wire::Writer& w);
+[[nodiscard]] Fault fault(std::uint8_t code, std::uint8_t subcode, std::string what, View data = {});
+}  // namespace detail
+
+}  // namespace calico::bgp

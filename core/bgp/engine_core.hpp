@@ -1,0 +1,146 @@
+#pragma once
+/// The inside of Engine: what the peers of one speaker share. Private to core/bgp.
+/// Thread: loop. Owns: listeners, peers, routes.
+///
+/// One turn: sockets are read and change the RIB (rib.dirty); a flush that was posted meanwhile decides the dirty
+/// prefixes, tells the FIB sink and lets every peer send what is queued. Nothing waits for a timer; a busy loop batches
+/// by itself.
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <map>
+#include <random>
+#include <unordered_map>
+
+#include "core/bgp/codec/update.hpp"
+#include "core/bgp/engine.hpp"
+#include "core/bgp/restart_marker.hpp"
+#include "core/bgp/rib/rib.hpp"
+
+namespace calico::bgp {
+
+class Peer;
+
+class EngineCore {
+ public:
+  EngineCore(Loop& loop, Options options);
+  ~EngineCore();
+
+  // --- Engine's calls
+  Status start();
+  Status set_peers(std::vector<PeerConfig> peers, std::vector<RangeConfig> ranges);
+  void set_local(const Prefix& prefix, const std::optional<LocalRoute>& route);
+  void local_complete();
+  void next_hops_changed(const Ip* only);
+  std::vector<PeerStatus> peers() const;
+  std::vector<RouteInfo> routes(const RouteQuery& query) const;
+  EngineStatus status() const;
+  void stop(bool planned);
+
+  // --- what peers use
+  asio::any_io_executor executor() { return loop_.executor(); }
+  const Options& options() const { return options_; }
+  const Speaker& speaker() const { return speaker_; }
+  AttrStore& attrs() { return attrs_; }
+  Rib& rib() { return rib_; }
+  Update& update_space() { return update_; }
+  TimePoint now() const { return std::chrono::steady_clock::now(); }
+  std::uint32_t now_ms() const;
+  double random() { return std::uniform_real_distribution<>()(random_); }
+  bool stopping() const { return stopping_; }
+  bool deferring() const { return deferring_; }
+  Capabilities capabilities(const PeerOptions& peer) const;
+  std::uint32_t group_of(const Target& target);
+  /// What `peer` is to be sent for a prefix now: a set with one reference for the caller, or kNoAttr.
+  AttrId export_for(const Peer& peer, PrefixId id);
+  bool may_end_rib() const { return local_complete_ && !deferring_ && !rib_.dirty(); }
+  void schedule_flush();
+  /// A session came up or went down, or a peer's End-of-RIB arrived.
+  void peer_changed();
+  /// No session is left from which routes of this AS could come, since when; nullopt: there is one.
+  std::optional<TimePoint> isolated_since(Asn as) const;
+  void report(PeerEvent::Kind kind, const std::string& peer, std::string text);
+  /// Destroys a dynamic peer once its own work is done.
+  void retire(const Peer& peer);
+
+  void set_fib_sink(FibSink* sink) { sink_ = sink; }
+  void set_resolver(NextHopResolver* r) { resolver_ = r; }
+  void set_event_sink(std::function<void(const PeerEvent&)> f) { events_ = std::move(f); }
+
+ private:
+  struct Listener {
+    asio::ip::tcp::acceptor acceptor;
+    Family family;
+  };
+  Status open_listener(const Endpoint& at);
+  void wait_accept(std::size_t index);
+  void accepted(asio::ip::tcp::socket socket);
+  Status set_listener_password(const Prefix& peer, const std::string& password);
+
+  void flush();
+  void decide(PrefixId id);
+  void tell_fib(PrefixId id, PathId best);
+  void clear_export_cache();
+  void arm_deferral();
+  void check_convergence();
+  void end_deferral();
+  void heartbeat();
+  RouteInfo route_info(PrefixId id, PathId path, bool with_attributes) const;
+
+  Loop& loop_;
+  Options options_;
+  Speaker speaker_;
+  AttrStore attrs_;
+  Rib rib_;
+  Update update_;
+  std::mt19937_64 random_;
+  RestartMarker marker_;
+  FibSink* sink_ = nullptr;
+  NextHopResolver* resolver_ = nullptr;
+  std::function<void(const PeerEvent&)> events_;
+
+  std::shared_ptr<int> alive_;  // posted work looks whether we are still there
+  std::vector<Listener> listeners_;
+  std::map<Ip, std::shared_ptr<Peer>> peers_;
+  std::vector<std::shared_ptr<Peer>> graveyard_;  // until their own calls have returned
+  std::vector<RangeConfig> ranges_;
+  bool peers_set_ = false;
+
+  TimePoint start_time_;
+  WallTime start_wall_, reconfigured_;
+  bool started_ = false, stopping_ = false, flush_posted_ = false, local_complete_ = false;
+  bool restarting_ = false;  // the R bit
+  bool deferring_ = false;   // no selection yet
+  bool preserved_ = false;   // the F bit
+  bool converged_ = false, sweep_due_ = false, deferral_over_ = false;
+  asio::steady_timer deferral_timer_, heartbeat_timer_;
+  std::optional<TimePoint> deferral_deadline_;
+  std::unordered_map<std::uint32_t, TimePoint> isolated_;
+
+  // What the sink was told, by prefix id; holds a reference to the set and a pin on the prefix.
+  struct Told {
+    AttrId attr = kNoAttr;
+    RibPeerId peer = kNone;
+    HopId hop = kNone;
+    std::uint32_t hop_version = 0;
+    bool stale = false;
+    bool operator==(const Told&) const = default;
+  };
+  std::vector<Told> told_;
+
+  // Outbound sets made in this flush: (set, source peer, group) -> set. References are held until the flush ends.
+  struct ExportKey {
+    AttrId attr;
+    RibPeerId source;
+    std::uint32_t group;
+    bool operator==(const ExportKey&) const = default;
+  };
+  struct ExportKeyHash {
+    std::size_t operator()(const ExportKey& k) const {
+      return (std::uint64_t{k.attr} << 32 | k.group) * 0x9e3779b97f4a7c15ULL + k.source * 0xc2b2ae3d27d4eb4fULL;
+    }
+  };
+  std::unordered_map<ExportKey, AttrId, ExportKeyHash> export_cache_;
+  std::vector<Target> groups_;
+};
+
+}  // namespace calico::bgp

@@ -1,0 +1,47 @@
+#pragma once
+/// What happens to a route's attributes on the way in and on the way out: loop checks, reflection, next hops. Pure.
+/// Thread: any. Errors: a refusal carries its reason.
+/// RFC: 4271 5, 9.1.2 and 9.2; 4456 8 (ORIGINATOR_ID, CLUSTER_LIST); 1997 (well-known communities).
+#include <optional>
+#include <string>
+
+#include "core/bgp/codec/attributes.hpp"
+#include "core/bgp/engine.hpp"
+
+namespace calico::bgp {
+
+/// This speaker, as far as routes are concerned.
+struct Speaker {
+  Asn local_as;
+  std::uint32_t router_id = 0, cluster_id = 0;
+  bool operator==(const Speaker&) const = default;
+};
+
+/// Where a route came from.
+struct Source {
+  enum class Kind : std::uint8_t { local, internal, external } kind = Kind::local;
+  bool client = false;
+  std::uint32_t router_id = 0;
+};
+
+/// Peers with equal targets get equal attributes: the seed of an update group.
+struct Target {
+  bool internal = true;
+  bool client = false;
+  NextHopMode next_hop = NextHopMode::keep;
+  std::optional<Ip> self_v4, self_v6;
+  bool operator==(const Target&) const = default;
+};
+
+/// Checks and completes a received route in place. Returns why it is not used.
+[[nodiscard]] std::optional<std::string> import_route(Attrs& attrs, const Speaker& speaker, bool internal,
+                                                      const std::optional<Ip>& own_address);
+
+/// False: not to this kind of peer (the cheap part, before any attribute is touched).
+[[nodiscard]] bool may_export(const Source& source, const Target& target, bool no_export, bool no_advertise);
+
+/// The attributes `target` is sent; nullopt: nothing (no own address of the family).
+[[nodiscard]] std::optional<Attrs> export_route(Attrs attrs, Family family, const Source& source, const Target& target,
+                                                const Speaker& speaker);
+
+}  // namespace calico::bgp

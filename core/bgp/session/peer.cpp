@@ -1,0 +1,789 @@
+#include "core/bgp/session/peer.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+
+#include "core/bgp/session/socket_options.hpp"
+
+namespace calico::bgp {
+
+using asio::ip::tcp;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+namespace {
+constexpr AttrId kResend = kNoAttr - 1;
+constexpr Family kFamilies[] = {Family::v4, Family::v6};
+constexpr seconds kSettle{10};            // a peer without graceful restart sends no End-of-RIB
+constexpr seconds kUpdateErrorPause{10};  // between two reports of bad UPDATEs of one peer
+constexpr seconds kMaxPrefixWait{60};
+constexpr seconds kSendHold{8 * 60};  // RFC 9687 6: the greater of 8 minutes and twice the hold time
+
+CapabilityInfo info_of(const Capabilities& caps) {
+  CapabilityInfo i;
+  i.ipv4 = caps.families.empty() || caps.has(kIpv4Unicast);
+  i.ipv6 = caps.has(kIpv6Unicast);
+  i.as4 = caps.as4.has_value();
+  i.refresh = caps.refresh;
+  i.enhanced_refresh = caps.enhanced_refresh;
+  i.extended_message = caps.extended_message;
+  if (const auto& gr = caps.graceful_restart) {
+    i.graceful_restart = true;
+    i.restarting = gr->restarting;
+    i.notification_gr = gr->notification;
+    i.restart_time = seconds(gr->time_s);
+    for (const auto& e : gr->families) {
+      if (e.family == kIpv4Unicast) i.gr_ipv4 = true, i.preserved_ipv4 = e.preserved;
+      if (e.family == kIpv6Unicast) i.gr_ipv6 = true, i.preserved_ipv6 = e.preserved;
+    }
+  }
+  for (const auto& u : caps.unknown) i.unknown.push_back(u.code);
+  return i;
+}
+
+/// Prefixes nobody may announce: they would take traffic of the host itself or of groups.
+bool acceptable(const Prefix& p) {
+  if (p.len == 0) return true;
+  if (p.addr.is_multicast() || p.addr.is_loopback()) return false;
+  if (p.family() == Family::v4) {
+    const auto first = p.addr.to_v4() >> 24;
+    return first != 0 && first != 127 && first < 240;
+  }
+  return !p.addr.is_link_local();
+}
+}  // namespace
+
+Peer::Peer(EngineCore& core, PeerConfig config, bool dynamic)
+    : core_(core),
+      config_(std::move(config)),
+      dynamic_(dynamic),
+      fsm_(
+          fsm_config(), [this] { return core_.capabilities(config_); }, [this] { return core_.random(); }),
+      timer_(core.executor()),
+      since_(std::chrono::system_clock::now()) {
+  RibPeer rp;
+  rp.kind = internal() ? Source::Kind::internal : Source::Kind::external;
+  rp.client = config_.route_reflector_client;
+  rp.address = config_.address;
+  rib_id_ = core_.rib().add_peer(rp);
+}
+
+Peer::~Peer() {
+  for (auto& c : conns_)
+    if (c) c->close();
+  sent_nothing();
+  drop_all_routes();
+  core_.rib().remove_peer(rib_id_);
+}
+
+FsmConfig Peer::fsm_config() const {
+  FsmConfig c;
+  c.local_as = core_.options().local_as;
+  c.remote_as = remote_as();
+  c.router_id = core_.speaker().router_id;
+  c.hold_time_s = static_cast<std::uint16_t>(
+      std::clamp<std::int64_t>(config_.hold_time.value_or(core_.options().hold_time).count(), 0, 65535));
+  c.passive = config_.passive || dynamic_;
+  return c;
+}
+
+bool Peer::imports() const {
+  return config_.import_policy.value_or(internal() ? Policy::all : Policy::none) == Policy::all;
+}
+bool Peer::exports() const {
+  return config_.export_policy.value_or(internal() ? Policy::all : Policy::none) == Policy::all;
+}
+
+bool Peer::in_sync() const {
+  if (!session_) return false;
+  for (auto f : {0, 1})
+    if (session_->families[f] && !session_->eor_in[f]) return false;
+  return true;
+}
+
+bool Peer::awaited() const {
+  // RFC 4724 4.1: not for those that restart themselves, nor for those that will never say it.
+  return !session_ || (session_->remote.caps.graceful_restart && !session_->remote_restarting && !in_sync());
+}
+
+bool Peer::has_stale() const {
+  const auto& rp = core_.rib().peer(rib_id_);
+  return rp.stale[0] + rp.stale[1] > 0;
+}
+
+// --- life -----------------------------------------------------------------------------------------------------------
+
+void Peer::start() { feed(event::Start{}); }
+
+void Peer::remove(const std::optional<Notification>& say) {
+  removed_ = true;
+  feed(event::Stop{say});
+  drop_all_routes();
+  stale_deadline_.reset();
+  eor_deadline_.reset();
+  sweep_at_.reset();
+  timer_.cancel();
+}
+
+void Peer::close(const std::optional<Notification>& say) {
+  feed(event::Stop{say});
+  timer_.cancel();
+}
+
+void Peer::reconfigure(PeerConfig next) {
+  if (next == config_) return;
+  const bool same_routes = next.remote_as == config_.remote_as && next.import_policy == config_.import_policy &&
+                           next.ipv4 == config_.ipv4 && next.ipv6 == config_.ipv6;
+  // What can change under a living session.
+  auto as_before = next;
+  as_before.name = config_.name;
+  as_before.export_policy = config_.export_policy;
+  as_before.next_hop = config_.next_hop;
+  as_before.route_reflector_client = config_.route_reflector_client;
+  as_before.max_prefix = config_.max_prefix;
+  as_before.from = config_.from;
+  const bool soft = as_before == config_;
+  config_ = std::move(next);
+  fsm_.set_config(fsm_config());
+  auto& rp = core_.rib().peer(rib_id_);
+  if (!soft) {
+    keep_on_restart_ = same_routes;
+    feed(event::Restart{cease(notify::kConfigChange, false), milliseconds(200)});
+    keep_on_restart_ = false;
+    if (!same_routes) drop_all_routes();
+    rp.kind = internal() ? Source::Kind::internal : Source::Kind::external;
+  }
+  if (rp.client != config_.route_reflector_client) {
+    rp.client = config_.route_reflector_client;
+    core_.rib().touch(rib_id_);
+  }
+  if (session_) {
+    session_->target.client = config_.route_reflector_client;
+    session_->target.next_hop = config_.next_hop;
+    session_->group = core_.group_of(session_->target);
+    queue_all();
+  }
+  core_.schedule_flush();
+}
+
+// --- connections ----------------------------------------------------------------------------------------------------
+
+Status Peer::prepare_socket(int fd, bool outgoing) {
+  const auto family = config_.address.family();
+  const int hops = std::max(config_.multihop, 1);
+  const int ttl = config_.ttl_security || (internal() && config_.multihop == 0) ? 255 : hops;
+  if (auto s = set_ttl(fd, family, ttl); !s) return s;
+  if (config_.ttl_security)
+    if (auto s = set_min_ttl(fd, family, 256 - hops); !s) return s;
+  set_control_class(fd, family);
+  if (outgoing && !config_.password.empty()) return set_md5(fd, Prefix::host(config_.address), config_.password);
+  return {};
+}
+
+void Peer::open_connection(Slot slot) {
+  const auto failed = [&](std::string why) {
+    asio::post(core_.executor(), [weak = weak_from_this(), slot, why = std::move(why)] {
+      if (auto self = weak.lock()) self->feed(event::ConnectFailed{slot, why});
+    });
+  };
+  boost::system::error_code ec;
+  tcp::socket socket(core_.executor());
+  const tcp::endpoint to(to_asio(config_.address), config_.port);
+  socket.open(to.protocol(), ec);
+  if (ec) return failed(fmt::format("socket: {}", ec.message()));
+  if (auto s = prepare_socket(socket.native_handle(), true); !s) return failed(s.error().what);
+  auto from = config_.local_address;
+  if (!from && core_.options().source_address && core_.options().source_address->family() == config_.address.family())
+    from = core_.options().source_address;
+  if (from) {
+    socket.bind(tcp::endpoint(to_asio(*from), 0), ec);
+    if (ec) return failed(fmt::format("source address {}: {}", *from, ec.message()));
+  }
+  conns_[slot] = std::make_shared<Connection>(std::move(socket), *this);
+  conns_[slot]->connect(to);
+}
+
+void Peer::accept(tcp::socket socket) {
+  auto keep = shared_from_this();
+  auto verdict = fsm_.accept(core_.now());
+  if (!verdict.slot) {
+    if (verdict.collision) {
+      const auto message = encode_notification(cease(notify::kCollision, false));
+      boost::system::error_code ignored;
+      socket.non_blocking(true, ignored);
+      socket.write_some(asio::buffer(message), ignored);
+    }
+    return;
+  }
+  if (auto s = prepare_socket(socket.native_handle(), false); !s) last_error_ = s.error().what;
+  // An older connection in the slot goes before the new one takes its place.
+  std::vector<Action> before, after;
+  for (auto& a : verdict.actions) (std::holds_alternative<action::Close>(a) ? before : after).push_back(std::move(a));
+  perform(std::move(before));
+  const auto slot = *verdict.slot;
+  conns_[slot] = std::make_shared<Connection>(std::move(socket), *this);
+  conns_[slot]->start();
+  perform(std::move(after));
+  arm_timer();
+}
+
+std::optional<Slot> Peer::slot_of(const Connection& c) const {
+  for (Slot s = 0; s < kSlots; ++s)
+    if (conns_[s].get() == &c) return s;
+  return std::nullopt;
+}
+
+void Peer::on_connected(Connection& c) {
+  if (auto s = slot_of(c)) feed(event::Connected{*s});
+}
+
+void Peer::on_closed(Connection& c, std::string why) {
+  auto s = slot_of(c);
+  if (!s) return;
+  const bool was_connecting = !c.remote().has_value();
+  if (was_connecting)
+    feed(event::ConnectFailed{*s, fmt::format("connect: {}", why)});
+  else
+    feed(event::Closed{*s, std::move(why)});
+}
+
+void Peer::on_fault(Connection& c, Fault fault) {
+  if (auto s = slot_of(c)) feed(event::FaultFound{*s, std::move(fault)});
+}
+
+void Peer::on_drained(Connection&) { core_.schedule_flush(); }
+
+void Peer::on_message(Connection& c, MessageType type, View body) {
+  const auto slot = slot_of(c);
+  if (!slot) return;
+  auto keep = shared_from_this();
+  ++counters_.messages_in;
+  const auto fault = [&](Fault f) { feed(event::FaultFound{*slot, std::move(f)}); };
+  switch (type) {
+    case MessageType::open: {
+      auto m = decode_open(body);
+      if (!m) return fault(std::move(m.error()));
+      return feed(event::OpenReceived{*slot, std::move(*m)});
+    }
+    case MessageType::keepalive:
+      return feed(event::KeepaliveReceived{*slot});
+    case MessageType::notification: {
+      auto m = decode_notification(body);
+      if (!m) return fault(std::move(m.error()));
+      return feed(event::NotificationReceived{*slot, std::move(*m)});
+    }
+    case MessageType::update:
+      feed(event::RoutesReceived{*slot});
+      if (session_ && session_->slot == *slot) handle_update(body);
+      return;
+    case MessageType::route_refresh: {
+      auto m = decode_route_refresh(body);
+      if (!m) return fault(std::move(m.error()));
+      feed(event::RoutesReceived{*slot});
+      if (!session_ || session_->slot != *slot || m->subtype != 0) return;
+      for (auto family : kFamilies) {
+        if (unicast(family) != m->family || !session_->families[fam(family)]) continue;
+        for (PrefixId id = 0; id < sent_.size(); ++id) {
+          if (sent_[id] == kNoAttr || core_.rib().prefix(id).family() != family) continue;
+          if (sent_[id] != kResend) core_.attrs().unref(sent_[id]);
+          sent_[id] = kResend;
+          queue(id);
+        }
+      }
+      core_.schedule_flush();
+      return;
+    }
+  }
+}
+
+void Peer::feed(const Event& event) {
+  auto keep = weak_from_this().lock();  // empty only while being built or destroyed
+  perform(fsm_.on(event, core_.now()));
+  arm_timer();
+}
+
+void Peer::perform(std::vector<Action> actions) {
+  for (auto& a : actions) {
+    if (auto* connect = std::get_if<action::Connect>(&a)) {
+      open_connection(connect->slot);
+    } else if (auto* send = std::get_if<action::Send>(&a)) {
+      if (auto& c = conns_[send->slot]) {
+        ++counters_.messages_out;
+        c->send(std::move(send->message));
+      }
+    } else if (auto* close = std::get_if<action::Close>(&a)) {
+      if (auto c = std::exchange(conns_[close->slot], nullptr)) c->close();
+    } else if (auto* up = std::get_if<action::Up>(&a)) {
+      session_up(up->slot, up->remote);
+    } else if (auto* down = std::get_if<action::WentDown>(&a)) {
+      session_down(down->down);
+    } else if (auto* error = std::get_if<action::Error>(&a)) {
+      last_error_ = std::move(error->text);
+    }
+  }
+  if (const auto s = fsm_.state(); s != last_state_) {
+    const auto before = std::exchange(last_state_, s);
+    since_ = std::chrono::system_clock::now();
+    if (dynamic_ && s == PeerState::active && before != PeerState::idle && !has_stale() && !removed_) core_.retire(*this);
+  }
+}
+
+// --- sessions -------------------------------------------------------------------------------------------------------
+
+void Peer::session_up(Slot slot, const Open& remote) {
+  auto& s = session_.emplace();
+  s.slot = slot;
+  s.remote = remote;
+  const auto ours = core_.capabilities(config_);
+  s.local_caps = info_of(ours);
+  for (auto family : kFamilies) {
+    const bool theirs = remote.caps.families.empty() ? family == Family::v4 : remote.caps.has(unicast(family));
+    s.families[fam(family)] = ours.has(unicast(family)) && theirs;
+  }
+  s.codec = {internal(), remote.caps.as4.has_value()};
+  s.target.internal = internal();
+  s.target.client = config_.route_reflector_client;
+  s.target.next_hop = config_.next_hop;
+  s.target.self_v4 = core_.options().next_hop_v4;
+  s.target.self_v6 = core_.options().next_hop_v6;
+  if (auto local = conns_[slot]->local()) {
+    const auto ip = to_ip(local->address());
+    (ip.is_v4() ? s.target.self_v4 : s.target.self_v6) = ip;
+  }
+  s.group = core_.group_of(s.target);
+  const auto& gr = remote.caps.graceful_restart;
+  s.remote_restarting = gr && gr->restarting;
+  auto& rp = core_.rib().peer(rib_id_);
+  rp.router_id = remote.router_id;
+
+  const bool was_held = held_;
+  bool stale = false;
+  for (auto family : kFamilies) {
+    const auto f = fam(family);
+    if (rp.stale[f] == 0) continue;
+    bool preserved = was_held;
+    if (gr)
+      for (const auto& e : gr->families) preserved |= e.family == unicast(family) && e.preserved;
+    if (s.families[f] && preserved)
+      stale = true;
+    else
+      core_.rib().drop(rib_id_, family, true);  // RFC 4724 4.2
+  }
+  // A peer that lost all memory ends its RIB before it has heard the others: what we keep waits for them too.
+  s.late_sweep = stale && was_held && !s.remote_restarting;
+  stale_deadline_.reset();
+  sweep_at_.reset();
+  held_ = false;
+  const seconds wait = gr ? std::max({core_.options().restart_time, seconds(gr->time_s), kSettle}) : seconds(kSettle);
+  eor_deadline_ = core_.now() + wait;
+  last_error_.clear();
+  core_.report(PeerEvent::Kind::established, config_.name,
+               fmt::format("{} AS {} id {}{}", config_.address, remote.as.value, Ip::v4(remote.router_id),
+                           s.remote_restarting ? " restarting" : ""));
+  core_.peer_changed();
+  if (!core_.deferring()) queue_all();
+  core_.schedule_flush();
+}
+
+bool Peer::keeps_routes(const Down& down) const {
+  if (!core_.options().graceful_restart || removed_) return false;
+  const auto& gr = session_->remote.caps.graceful_restart;
+  const bool n = gr && gr->notification;
+  const auto& m = down.notification;
+  switch (down.cause) {
+    case Down::Cause::tcp:
+    case Down::Cause::replaced:
+    case Down::Cause::hold_expired:
+      return true;
+    case Down::Cause::notification_received:
+      // A collision that was resolved a moment too late says nothing about the peer.
+      if (m.code == notify::kCease && m.subcode == notify::kCollision) return true;
+      return n && !(m.code == notify::kCease && m.subcode == notify::kHardReset);  // RFC 8538 4
+    case Down::Cause::notification_sent:
+      return keep_on_restart_ || (n && m.code != notify::kCease);
+    case Down::Cause::stopped:
+      return false;
+  }
+  return false;
+}
+
+void Peer::session_down(const Down& down) {
+  if (!session_) return;
+  ++counters_.flaps;
+  const bool keep = keeps_routes(down);
+  const auto gr = session_->remote.caps.graceful_restart;
+  const bool isolation = core_.options().keep_when_isolated.count() > 0;
+  session_.reset();
+  sent_nothing();
+  eor_deadline_.reset();
+  sweep_at_.reset();
+  last_error_ = down.text;
+  core_.report(PeerEvent::Kind::down, config_.name, down.text);
+  if (core_.stopping()) return;  // the routes stay where they are
+  if (keep) {
+    for (auto family : kFamilies) {
+      bool listed = false;
+      if (gr)
+        for (const auto& e : gr->families) listed |= e.family == unicast(family);
+      // RFC 4724 4.2: what is stale for the second time goes, unless it may be all we have.
+      if (!isolation) core_.rib().drop(rib_id_, family, true);
+      if (listed || isolation)
+        core_.rib().mark_stale(rib_id_, family);
+      else
+        core_.rib().drop(rib_id_, family, false);
+    }
+    if (has_stale()) stale_deadline_ = core_.now() + seconds(gr ? gr->time_s : 0);
+  } else {
+    drop_all_routes();
+    stale_deadline_.reset();
+  }
+  core_.peer_changed();
+  core_.schedule_flush();
+}
+
+void Peer::drop_all_routes() {
+  for (auto family : kFamilies) core_.rib().drop(rib_id_, family, false);
+  held_ = false;
+}
+
+void Peer::sent_nothing() {
+  auto& rib = core_.rib();
+  for (PrefixId id = 0; id < sent_.size(); ++id) {
+    if (sent_[id] == kNoAttr) continue;
+    if (sent_[id] != kResend) core_.attrs().unref(sent_[id]);
+    rib.unpin(id);
+  }
+  sent_.clear();
+  sent_.shrink_to_fit();
+  for (auto id : queue_) rib.unpin(id);
+  queue_.clear();
+  queued_.clear();
+  sent_count_[0] = sent_count_[1] = 0;
+}
+
+void Peer::end_of_rib(Family family) {
+  auto& s = *session_;
+  const auto f = fam(family);
+  if (s.eor_in[f]) return;
+  s.eor_in[f] = true;
+  if (!s.late_sweep) core_.rib().drop(rib_id_, family, true);
+  if (in_sync()) {
+    eor_deadline_.reset();
+    if (s.late_sweep && has_stale()) sweep_at_ = core_.now() + core_.options().deferral;
+  }
+  core_.peer_changed();
+  core_.schedule_flush();
+}
+
+void Peer::expire_stale() {
+  stale_deadline_.reset();
+  const auto now = core_.now();
+  if (auto since = core_.isolated_since(remote_as())) {
+    const auto end = *since + core_.options().keep_when_isolated;
+    if (now < end) {
+      held_ = true;
+      stale_deadline_ = end;
+      return;
+    }
+  }
+  held_ = false;
+  std::size_t n = 0;
+  for (auto family : kFamilies) n += core_.rib().drop(rib_id_, family, true);
+  if (n > 0) core_.report(PeerEvent::Kind::stale_expired, config_.name, fmt::format("{} stale routes removed", n));
+  core_.schedule_flush();
+  if (dynamic_ && !session_ && fsm_.state() == PeerState::active) core_.retire(*this);
+}
+
+void Peer::isolation_ended(bool grace) {
+  if (!held_ || session_) return;
+  held_ = false;
+  stale_deadline_ = core_.now() + (grace ? core_.options().deferral : seconds(0));
+  arm_timer();
+}
+
+// --- routes in ------------------------------------------------------------------------------------------------------
+
+void Peer::handle_update(View body) {
+  ++counters_.updates_in;
+  auto& u = core_.update_space();
+  auto& s = *session_;
+  if (auto decoded = decode_update(body, s.codec, u); !decoded)
+    return feed(event::FaultFound{s.slot, std::move(decoded.error())});
+  if (u.end_of_rib) {
+    for (auto family : kFamilies)
+      if (*u.end_of_rib == unicast(family) && s.families[fam(family)]) end_of_rib(family);
+    return;
+  }
+  auto& rib = core_.rib();
+  for (const auto& p : u.withdrawn) {
+    ++counters_.import_withdraws;
+    rib.withdraw(rib_id_, p);
+  }
+  counters_.attributes_discarded += u.attributes_discarded;
+  if (u.treat_as_withdraw) {
+    const auto n = u.announced.size() + u.announced_mp.size();
+    counters_.treated_as_withdraw += n;
+    for (const auto* list : {&u.announced, &u.announced_mp})
+      for (const auto& p : *list) rib.withdraw(rib_id_, p);
+    const auto now = core_.now();
+    if (!last_update_error_ || now - *last_update_error_ > kUpdateErrorPause) {
+      last_update_error_ = now;
+      core_.report(PeerEvent::Kind::update_error, config_.name,
+                   fmt::format("{}; {} routes treated as withdrawn", u.reason, n));
+    }
+  } else {
+    if (!u.announced_mp.empty()) {
+      auto attrs = u.announced.empty() ? std::move(u.attrs) : u.attrs;
+      attrs.next_hop = u.mp_next_hop;
+      announce(u.announced_mp, std::move(attrs));
+    }
+    if (!u.announced.empty()) announce(u.announced, std::move(u.attrs));
+  }
+  const auto& rp = rib.peer(rib_id_);
+  if (config_.max_prefix != 0 && rp.paths[0] + rp.paths[1] > config_.max_prefix) {
+    core_.report(PeerEvent::Kind::max_prefix, config_.name, fmt::format("more than {} routes", config_.max_prefix));
+    const auto& gr = s.remote.caps.graceful_restart;
+    return feed(event::Restart{cease(notify::kMaxPrefixes, gr && gr->notification), kMaxPrefixWait});
+  }
+  core_.schedule_flush();
+}
+
+void Peer::announce(const std::vector<Prefix>& prefixes, Attrs attrs) {
+  const auto family = prefixes.front().family();
+  auto& rib = core_.rib();
+  const auto& s = *session_;
+  if (!s.families[fam(family)]) return;
+  counters_.import_updates += prefixes.size();
+  const auto refuse = [&](const Prefix& p) {
+    ++counters_.import_rejected;
+    rib.withdraw(rib_id_, p);
+  };
+  if (!imports() ||
+      import_route(attrs, core_.speaker(), internal(), family == Family::v4 ? s.target.self_v4 : s.target.self_v6)) {
+    for (const auto& p : prefixes) refuse(p);
+    return;
+  }
+  const auto id = core_.attrs().intern(attrs);
+  const auto now = core_.now_ms();
+  for (const auto& p : prefixes) {
+    if (!acceptable(p)) {
+      refuse(p);
+      continue;
+    }
+    core_.attrs().ref(id);
+    rib.announce(rib_id_, p, id, now);
+  }
+  core_.attrs().unref(id);
+}
+
+// --- routes out -----------------------------------------------------------------------------------------------------
+
+AttrId& Peer::sent(PrefixId id) {
+  if (id >= sent_.size()) sent_.resize(std::max<std::size_t>(id + 1, core_.rib().id_limit()), kNoAttr);
+  return sent_[id];
+}
+
+void Peer::queue(PrefixId id) {
+  if (!session_) return;
+  if (id >= queued_.size()) queued_.resize(std::max<std::size_t>(id + 1, core_.rib().id_limit()));
+  if (queued_[id]) return;
+  queued_[id] = true;
+  core_.rib().pin(id);
+  queue_.push_back(id);
+}
+
+void Peer::queue_all() {
+  const auto& rib = core_.rib();
+  for (PrefixId id = 0; id < rib.id_limit(); ++id)
+    if (rib.used(id) && (rib.best(id) != kNone || (id < sent_.size() && sent_[id] != kNoAttr))) queue(id);
+}
+
+bool Peer::push_out(std::size_t budget) {
+  auto* const c = connection();
+  if (c == nullptr || c->pending() > Connection::kHighWater) return false;
+  auto& rib = core_.rib();
+  auto& attrs = core_.attrs();
+  struct Item {
+    AttrId attr;
+    PrefixId id;
+  };
+  static thread_local std::vector<Item> items;
+  static thread_local std::vector<Prefix> gone[2], run;
+  items.clear();
+  for (auto& g : gone) g.clear();
+
+  for (std::size_t n = 0; n < budget && !queue_.empty(); ++n) {
+    const auto id = queue_.back();
+    queue_.pop_back();
+    queued_[id] = false;
+    const auto prefix = rib.prefix(id);
+    const auto f = fam(prefix.family());
+    if (session_->families[f]) {
+      const auto want = core_.export_for(*this, id);
+      auto& have = sent(id);
+      if (want == have) {
+        attrs.unref(want);
+      } else if (want == kNoAttr) {
+        gone[f].push_back(prefix);
+        if (have != kResend) attrs.unref(have);
+        have = kNoAttr;
+        --sent_count_[f];
+        rib.unpin(id);
+      } else {
+        if (have == kNoAttr) {
+          rib.pin(id);
+          ++sent_count_[f];
+        } else if (have != kResend) {
+          attrs.unref(have);
+        }
+        have = want;
+        items.push_back({want, id});
+      }
+    }
+    rib.unpin(id);
+  }
+
+  Bytes out;
+  std::size_t messages = 0;
+  const auto flush_out = [&](bool all) {
+    if (out.empty() || (!all && out.size() < 64 * 1024)) return;
+    c->send(std::exchange(out, {}));
+  };
+  std::sort(items.begin(), items.end(),
+            [](const Item& a, const Item& b) { return a.attr != b.attr ? a.attr < b.attr : a.id < b.id; });
+  counters_.export_updates += items.size();
+  for (std::size_t i = 0; i < items.size();) {
+    const auto attr = items[i].attr;
+    const auto family = rib.prefix(items[i].id).family();
+    const auto begin = i;
+    run.clear();
+    for (; i < items.size() && items[i].attr == attr && rib.prefix(items[i].id).family() == family; ++i)
+      run.push_back(rib.prefix(items[i].id));
+    const auto& set = attrs.at(attr);
+    bool fits;
+    if (session_->codec.as4) {
+      fits = encode_announce(out, messages, family, set.blob, set.next_hop, run);
+    } else {
+      wire::Writer w(2 * 65535);
+      encode_attributes(w, attrs.decode(attr), false);
+      fits = encode_announce(out, messages, family, w.view(), set.next_hop, run);
+    }
+    if (!fits) {  // longer than a message: the peer must not keep an older version
+      for (auto k = begin; k < i; ++k) {
+        gone[fam(family)].push_back(rib.prefix(items[k].id));
+        attrs.unref(std::exchange(sent_[items[k].id], kNoAttr));
+        --sent_count_[fam(family)];
+        rib.unpin(items[k].id);
+      }
+    }
+    flush_out(false);
+  }
+  for (auto family : kFamilies) {
+    counters_.export_withdraws += gone[fam(family)].size();
+    encode_withdraw(out, messages, family, gone[fam(family)]);
+  }
+  if (queue_.empty() && core_.may_end_rib())
+    for (auto family : kFamilies) {
+      const auto f = fam(family);
+      if (!session_->families[f] || session_->eor_out[f]) continue;
+      session_->eor_out[f] = true;
+      encode_end_of_rib(out, unicast(family));
+      ++messages;
+    }
+  counters_.messages_out += messages;
+  counters_.updates_out += messages;
+  flush_out(true);
+  return !queue_.empty() && c->pending() <= Connection::kHighWater;
+}
+
+// --- timers ---------------------------------------------------------------------------------------------------------
+
+void Peer::arm_timer() {
+  auto next = fsm_.next_deadline();
+  for (const auto& t : {stale_deadline_, eor_deadline_, sweep_at_})
+    if (t && (!next || *t < *next)) next = t;
+  if (!next || removed_) return;
+  // A deadline that moved out (every KEEPALIVE moves the hold timer) is found when the older one fires.
+  if (armed_ && *armed_ <= *next) return;
+  armed_ = next;
+  timer_.expires_at(*next);
+  timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& ec) {
+    if (ec) return;
+    if (auto self = weak.lock()) self->on_timer();
+  });
+}
+
+void Peer::on_timer() {
+  armed_.reset();
+  const auto now = core_.now();
+  if (auto* c = connection()) {
+    const auto limit = std::max<Duration>(kSendHold, seconds(2 * fsm_.hold_time_s()));
+    if (auto since = c->stuck_since(); since && now - *since > limit) {
+      on_closed(*c, "send hold timer expired");
+      return;
+    }
+  }
+  if (stale_deadline_ && *stale_deadline_ <= now) expire_stale();
+  if (eor_deadline_ && *eor_deadline_ <= now) {
+    eor_deadline_.reset();
+    for (auto family : kFamilies)
+      if (session_ && session_->families[fam(family)]) end_of_rib(family);
+  }
+  if (sweep_at_ && *sweep_at_ <= now) {
+    sweep_at_.reset();
+    for (auto family : kFamilies) core_.rib().drop(rib_id_, family, true);
+    core_.schedule_flush();
+  }
+  feed(event::Timer{});
+}
+
+// --- snapshot -------------------------------------------------------------------------------------------------------
+
+PeerStatus Peer::status() const {
+  PeerStatus st;
+  st.config = config_;
+  if (!st.config.password.empty()) st.config.password = "[secret]";
+  st.dynamic = dynamic_;
+  st.state = fsm_.state();
+  st.passive_wait = st.state == PeerState::active && fsm_.config().passive;
+  st.since = since_;
+  st.counters = counters_;
+  st.last_error = last_error_;
+  const auto now = core_.now();
+  const auto left = [&](const std::optional<TimePoint>& t) {
+    return t && *t > now ? std::chrono::duration_cast<milliseconds>(*t - now) : milliseconds(0);
+  };
+  const auto& rp = core_.rib().peer(rib_id_);
+  for (auto family : kFamilies) {
+    auto& fs = family == Family::v4 ? st.v4 : st.v6;
+    const auto f = fam(family);
+    fs.imported = rp.paths[f];
+    fs.stale = rp.stale[f];
+    fs.exported = sent_count_[f];
+    if (session_) {
+      fs.negotiated = session_->families[f];
+      fs.eor_received = session_->eor_in[f];
+      fs.eor_sent = session_->eor_out[f];
+    }
+  }
+  if (session_) {
+    st.neighbor_id = Ip::v4(session_->remote.router_id);
+    st.local = session_->local_caps;
+    st.neighbor = info_of(session_->remote.caps);
+    st.hold_time = seconds(fsm_.hold_time_s());
+    st.keepalive_time = seconds(fsm_.keepalive_s());
+    st.hold_left = left(fsm_.hold_deadline());
+    st.keepalive_left = left(fsm_.keepalive_deadline());
+    if (const auto& c = conns_[session_->slot]) {
+      if (c->local()) st.local_address = to_ip(c->local()->address());
+      if (c->remote()) st.remote_port = c->remote()->port();
+    }
+  }
+  st.gr_active = has_stale();
+  st.gr_left = held_ ? milliseconds(0) : left(stale_deadline_);
+  return st;
+}
+
+}  // namespace calico::bgp

@@ -1,0 +1,129 @@
+#pragma once
+/// One neighbour: its state machine, its connections, what it sent and was sent, and its side of graceful restart.
+/// Private to core/bgp.
+/// Thread: loop. Owns: connections, the per-prefix record of what was sent (references into the attribute store, pins
+/// on prefixes). Kept by shared_ptr because timers look back weakly. Errors: become last_error and events.
+///
+/// Stale routes: marked when the session is lost without intent. They go when the peer's End-of-RIB arrives, when its
+/// restart time passes without a session, or at once if the new session says that forwarding was not preserved. While
+/// no session is left from which such routes could come (isolated), they stay for Options::keep_when_isolated.
+#include <boost/asio/steady_timer.hpp>
+#include <memory>
+
+#include "core/bgp/engine_core.hpp"
+#include "core/bgp/fsm/fsm.hpp"
+#include "core/bgp/session/connection.hpp"
+
+namespace calico::bgp {
+
+class Peer final : public Connection::Handler, public std::enable_shared_from_this<Peer> {
+ public:
+  Peer(EngineCore& core, PeerConfig config, bool dynamic);
+  ~Peer() override;
+
+  void start();
+  /// Ends the session and forgets all routes both ways. Nothing is kept, whoever asks means it.
+  void remove(const std::optional<Notification>& say);
+  /// For the end of the engine: routes stay where they are.
+  void close(const std::optional<Notification>& say);
+  void reconfigure(PeerConfig config);
+  void accept(asio::ip::tcp::socket socket);
+
+  /// `id` may have changed for this peer.
+  void queue(PrefixId id);
+  void queue_all();
+  /// Sends at most `budget` prefixes. True: more is queued and the socket would take it.
+  bool push_out(std::size_t budget);
+  /// A session of the AS is in sync again (or nobody's is): stale routes held beyond their time are looked at.
+  void isolation_ended(bool grace);
+
+  const PeerConfig& config() const { return config_; }
+  RibPeerId rib_id() const { return rib_id_; }
+  bool dynamic() const { return dynamic_; }
+  bool internal() const { return remote_as() == core_.options().local_as; }
+  Asn remote_as() const { return config_.remote_as.value_or(core_.options().local_as); }
+  bool imports() const;
+  bool exports() const;
+  bool up() const { return session_.has_value(); }
+  /// The peer said End-of-RIB for everything negotiated (or long enough passed, where it cannot).
+  bool in_sync() const;
+  /// Waiting for its End-of-RIB makes sense (RFC 4724 4.1).
+  bool awaited() const;
+  bool restarting() const { return session_ && session_->remote_restarting; }
+  bool has_stale() const;
+  const Target& target() const { return session_->target; }
+  std::uint32_t group() const { return session_->group; }
+  std::uint32_t remote_id() const { return session_->remote.router_id; }
+  PeerStatus status() const;
+
+ private:
+  struct Session {
+    Slot slot = 0;
+    Open remote;
+    CapabilityInfo local_caps;
+    bool families[2] = {false, false};
+    CodecContext codec;
+    Target target;
+    std::uint32_t group = 0;
+    bool eor_in[2] = {false, false}, eor_out[2] = {false, false};
+    bool remote_restarting = false;
+    bool late_sweep = false;  // the peer began from nothing while we were isolated
+  };
+
+  // Connection::Handler
+  void on_connected(Connection& c) override;
+  void on_message(Connection& c, MessageType type, View body) override;
+  void on_fault(Connection& c, Fault fault) override;
+  void on_closed(Connection& c, std::string why) override;
+  void on_drained(Connection& c) override;
+
+  void feed(const Event& event);
+  void perform(std::vector<Action> actions);
+  void open_connection(Slot slot);
+  Status prepare_socket(int fd, bool outgoing);
+  void session_up(Slot slot, const Open& remote);
+  void session_down(const Down& down);
+  bool keeps_routes(const Down& down) const;
+  void handle_update(View body);
+  void announce(const std::vector<Prefix>& prefixes, Attrs attrs);
+  void end_of_rib(Family family);
+  void expire_stale();
+  void drop_all_routes();
+  void sent_nothing();
+  void arm_timer();
+  void on_timer();
+  FsmConfig fsm_config() const;
+  std::optional<Slot> slot_of(const Connection& c) const;
+  AttrId& sent(PrefixId id);
+  Connection* connection() { return session_ ? conns_[session_->slot].get() : nullptr; }
+
+  EngineCore& core_;
+  PeerConfig config_;
+  bool dynamic_;
+  RibPeerId rib_id_;
+  Fsm fsm_;
+  std::shared_ptr<Connection> conns_[kSlots];
+  std::optional<Session> session_;
+  asio::steady_timer timer_;
+  std::optional<TimePoint> armed_;
+  PeerState last_state_ = PeerState::idle;
+  WallTime since_;
+  PeerCounters counters_;
+  std::string last_error_;
+  std::optional<TimePoint> last_update_error_;
+  bool keep_on_restart_ = false, removed_ = false;
+
+  // Graceful restart.
+  std::optional<TimePoint> stale_deadline_;  // the session must be back by then
+  std::optional<TimePoint> eor_deadline_;    // End-of-RIB must have come by then
+  std::optional<TimePoint> sweep_at_;        // stale routes go then, whatever comes
+  bool held_ = false;                        // past stale_deadline_, kept because isolated
+
+  // What the peer was sent, by prefix id: a set (reference held, prefix pinned), kNoAttr, or kResend.
+  std::vector<AttrId> sent_;
+  std::uint32_t sent_count_[2] = {0, 0};
+  std::vector<PrefixId> queue_;
+  std::vector<bool> queued_;
+};
+
+}  // namespace calico::bgp
