@@ -278,6 +278,7 @@ TEST_F(SyncTest, TheReturnOfTheObjectsEndsTheRefusal) {
   fake_->set_down(false);
   put_endpoints("host-a", 0, 19);
   ASSERT_TRUE(reaches(Phase::in_sync));
+  ASSERT_TRUE(equal());
   EXPECT_EQ(endpoints(), 19U);
 }
 
