@@ -5,7 +5,7 @@ build_packages="g++ cmake ninja-build ccache pkg-config libboost1.81-dev libboos
   libboost-system1.81-dev libnl-3-dev libnl-route-3-dev libsqlite3-dev libspdlog-dev libfmt-dev libexpected-dev libssl-dev
   libgtest-dev libgmock-dev"
 # What the demonstration runs besides our own binary: DHCP server and client, ip.
-demo_packages="iproute2 dnsmasq-base dhcpcd5 procps"
+demo_packages="iproute2 dnsmasq-base dhcpcd-base procps"
 # Real peers and tools the tests compare with.
 test_packages="bird2 etcd-server etcd-client nftables iputils-ping tcpdump openssl git"
 

@@ -11,7 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "modules/lab/pki.hpp"
+#include "core/http/certificates.hpp"
 
 extern char** environ;
 
@@ -251,27 +251,34 @@ NodeView Cluster::view_of(const Paths& paths, const Record& record, const std::s
 
 Status Cluster::configure() {
   if (auto s = make_dirs(paths_.pki(), 0700); !s) return s;
-  auto authority = Authority::create(paths_.pki(), "calico-node lab " + record_.options.name);
-  if (!authority) return tl::unexpected(authority.error());
+  // Throw-away: the CA's key never reaches the disk.
+  auto ca = http::make_ca("calico-node lab " + record_.options.name);
+  if (!ca) return tl::unexpected(ca.error());
+  auto issue = [&](const std::string& dir, const std::string& stem, const std::string& name,
+                   std::vector<Ip> ips) -> Status {
+    http::CertificateRequest wanted;
+    wanted.name = name;
+    wanted.dns = {name};
+    wanted.ips = std::move(ips);
+    auto pair = http::issue(*ca, wanted);
+    if (!pair) return tl::unexpected(pair.error());
+    if (auto s = write_file(dir + "/ca.crt", ca->cert_pem); !s) return s;
+    return http::write_pem(dir + "/" + stem, *pair);
+  };
   std::string token = random_hex(16);
-  // One token a line: the token, then its project and user. The lab's own client is the cloud's administrator.
   if (auto s = write_file(paths_.pki() + "/token", token + "\n", 0600); !s) return s;
   for (const auto& node : record_.nodes) {
-    if (auto s = make_dirs(paths_.node(node.name) + "/run"); !s) return s;
+    const std::string dir = paths_.node(node.name);
+    if (auto s = make_dirs(dir + "/run"); !s) return s;
     if (node.roles.empty()) continue;
-    if (auto s = make_dirs(paths_.node(node.name) + "/state", 0700); !s) return s;
-    if (auto s = authority->issue(paths_.node(node.name), node.name, {node.mgmt4, node.mgmt6, Ip::v4(0x7f000001)});
-        !s) {
-      return s;
-    }
+    if (auto s = make_dirs(dir + "/state", 0700); !s) return s;
+    if (auto s = issue(dir, "node", node.name, {node.mgmt4, node.mgmt6, Ip::v4(0x7f000001)}); !s) return s;
     if (node.is_controller()) {
-      if (auto s = write_file(paths_.node(node.name) + "/tokens", token + " admin\n", 0600); !s) return s;
+      if (auto s = write_file(dir + "/tokens", token + " admin\n", 0600); !s) return s;
     }
     if (auto s = write_config(node); !s) return s;
   }
-  auto self = self_path();
-  if (!self) return tl::unexpected(self.error());
-  return authority->issue(paths_.pki(), "client", {});
+  return issue(paths_.pki(), "client", "lab-client", {});
 }
 
 Status Cluster::write_config(const Node& node) {
@@ -288,7 +295,8 @@ Status Cluster::write_config(const Node& node) {
     text += fmt::format("endpoints = https://{}:2379\n", controller.mgmt4);
   }
   text += files;
-  text += fmt::format("\n[bgp]\nrouter_id = {0}\nsource_address = {0}\nlisten = {0}:179\n", node.mgmt4);
+  text += fmt::format("\n[bgp]\nrouter_id = {0}\nsource_address = {0}\nlisten = {0}:179\nsource_address6 = {1}\n",
+                      node.mgmt4, node.mgmt6);
   if (node.is_reflector()) text += fmt::format("cluster_id = {}\nkernel_export = no\n", node.mgmt4);
   if (node.is_controller()) {
     text += fmt::format("\n[controller]\napi_listen = {}:9696\ntokens_file = {}/tokens\n{}", node.mgmt4, dir, files);
@@ -296,24 +304,23 @@ Status Cluster::write_config(const Node& node) {
   return write_file(dir + "/calico-node.conf", text);
 }
 
-Status Cluster::start_all() {
+std::vector<std::string> Cluster::all_nodes() const {
   std::vector<std::string> names;
   for (const auto& n : record_.nodes) {
     if (!n.roles.empty()) names.push_back(n.name);
   }
-  return start(names);
+  return names;
 }
 
 Status Cluster::start(const std::vector<std::string>& names) {
+  if (auto s = launch(names); !s) return s;
+  return await_ready();
+}
+
+Status Cluster::launch(const std::vector<std::string>& names) {
   auto self = self_path();
   if (!self) return tl::unexpected(self.error());
-  struct Starting {
-    std::string name;
-    Child child;
-    NotifySocket notify;
-    std::string log;
-  };
-  std::vector<Starting> all;
+  auto& all = starting_;
   for (const auto& name : names) {
     Node* node = record_.node(name);
     if (node == nullptr || node->roles.empty()) return fail(Errc::invalid, "'{}' is no node with a role", name);
@@ -330,8 +337,8 @@ Status Cluster::start(const std::vector<std::string>& names) {
     auto ns = netns(name);
     if (!ns) return tl::unexpected(ns.error());
     SpawnSpec spec;
-    spec.argv = {
-        *self, "role", node->roles, "--config", dir + "/calico-node.conf", "--log-level", record_.options.log_level};
+    spec.argv = {*self,       "--log-level", record_.options.log_level, "role",
+                 node->roles, "--config",    dir + "/calico-node.conf"};
     for (const auto& set : record_.options.set) {
       spec.argv.emplace_back("--set");
       spec.argv.push_back(set);
@@ -351,6 +358,12 @@ Status Cluster::start(const std::vector<std::string>& names) {
   for (auto& s : all) {
     if (auto r = s.child.release(); !r) return wrap(r.error(), s.name);
   }
+  return {};
+}
+
+Status Cluster::await_ready() {
+  auto all = std::move(starting_);
+  starting_.clear();
   auto deadline = Steady::now() + kReadyLimit;
   for (;;) {
     std::vector<pollfd> fds;

@@ -35,7 +35,10 @@ class Cluster {
   [[nodiscard]] Status configure();
   /// Starts the processes of these nodes and waits for READY=1 of each, 30 s at most.
   [[nodiscard]] Status start(const std::vector<std::string>& names);
-  [[nodiscard]] Status start_all();
+  /// The two halves of start(), so that other work can be done in between.
+  [[nodiscard]] Status launch(const std::vector<std::string>& names);
+  [[nodiscard]] Status await_ready();
+  std::vector<std::string> all_nodes() const;  ///< those with a role
   /// SIGKILL to the node's process and what it started, as the init system would do; forwarding stays.
   [[nodiscard]] Status kill(const std::string& name);
   /// SIGTERM, then waits up to `limit` for the end.
@@ -64,8 +67,15 @@ class Cluster {
   [[nodiscard]] Status write_config(const Node& node);
   [[nodiscard]] Status cable(const Node& node);
 
+  struct Starting {
+    std::string name;
+    Child child;
+    NotifySocket notify;
+    std::string log;
+  };
   Paths paths_;
   Record record_;
+  std::vector<Starting> starting_;
   std::optional<Lock> lock_;
   std::map<std::string, Fd> namespaces_;
   std::map<std::string, Wire> wires_;

@@ -2,13 +2,16 @@
 
 #include <signal.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <span>
 
 #include "modules/lab/cluster.hpp"
+#include "modules/lab/demo.hpp"
 
 namespace calico::lab {
 
@@ -21,11 +24,18 @@ constexpr const char* kHelp =
 
 A Calico cloud on one machine, out of network namespaces; the machine's own network stays as it is.
 
+  demo [--computes N] [--reflectors N] [--vms N] [--ipv6] [--keep] [--json FILE]
+                         the Fuel document's demonstration, from nothing to a verdict: exit 0 only if all is as
+                         expected; --keep leaves the cluster, --json FILE (- for stdout) writes what was found
   up [--computes N] [--reflectors N] [--ipv6] [--network-only] [--set section.key=value]...
                          makes it and starts the nodes (3 computes, 2 reflectors unless told otherwise)
   down                   removes it, also after a crash; nothing there is fine
   status [--json]        nodes and machines
   exec NODE -- CMD...    runs CMD inside a node, a VM, `border` (free for a router of yours) or `fabric` (the switches)
+  vm add VM [--compute NODE] [--group GROUP]
+                         a port over the API and a machine on it; the network `demo`, and the group with the
+                         demonstration's rules, are made if they are not there
+  vm del VM              deletes its port over the API and the machine
   node kill|stop|start NODE
                          SIGKILL, SIGTERM, and starting again
 
@@ -43,8 +53,10 @@ struct Args {
   bool flag(const std::string& name) const { return values.contains(name); }
 };
 
-constexpr std::string_view kWithValue[] = {"--name", "--dir", "--computes", "--reflectors", "--log-level", "--set"};
-constexpr std::string_view kFlags[] = {"--ipv6", "--network-only", "--json", "--help"};
+constexpr std::string_view kWithValue[] = {
+    "--name", "--dir", "--json", "--computes", "--reflectors", "--log-level", "--set", "--vms", "--compute", "--group",
+};
+constexpr std::string_view kFlags[] = {"--ipv6", "--network-only", "--keep", "--help"};
 
 bool one_of(std::string_view word, std::span<const std::string_view> list) {
   return std::find(list.begin(), list.end(), word) != list.end();
@@ -65,6 +77,11 @@ Result<Args> parse_args(int argc, char** argv) {
       value = word.substr(eq + 1);
       word.resize(eq);
       has_value = true;
+    }
+    // --json is a question for `status` and names a file for `demo`.
+    if (word == "--json" && !has_value && (out.words.empty() || out.words[0] != "demo")) {
+      out.values[word] = "";
+      continue;
     }
     if (one_of(word, kWithValue)) {
       if (!has_value) {
@@ -141,7 +158,7 @@ Status bring_up(Cluster& c) {
   if (auto s = c.build(); !s) return s;
   if (auto s = c.configure(); !s) return s;
   if (c.record().options.network_only) return {};
-  return c.start_all();
+  return c.start(c.all_nodes());
 }
 
 int up(const Options& options) {
@@ -257,6 +274,41 @@ int exec(const Options& options, const std::string& name, const std::vector<std:
   return 127;
 }
 
+int vm_command(const Options& options, const std::string& verb, const Args& args, const std::string& name) {
+  InterruptGuard guard;
+  if (verb != "add" && verb != "del") return usage(fmt::format("vm {}: accepted are add, del", verb));
+  auto cluster = Cluster::open(Cluster::dir_of(options));
+  if (!cluster) return report(cluster.error());
+  auto value = [&](const char* key, const char* otherwise) {
+    auto it = args.values.find(key);
+    return it == args.values.end() ? std::string(otherwise) : it->second;
+  };
+  if (verb == "add") {
+    Vm vm;
+    vm.name = name;
+    vm.compute = value("--compute", "");
+    vm.security_group = value("--group", "sg1");
+    auto api = api_of(*cluster);
+    if (!api) return report(api.error());
+    auto active = add_vm(*cluster, *api, vm);
+    if (!active) return report(active.error());
+    std::string ips;
+    for (const auto& ip : vm.ips) ips += " " + ip;
+    std::printf("%s on %s: interface %s, MAC %s, addresses%s, ACTIVE after %.0f ms\n", vm.name.c_str(),
+                vm.compute.c_str(), vm.tap().c_str(), vm.mac.c_str(), ips.c_str(), *active);
+    return 0;
+  }
+  auto it = std::find_if(cluster->record().vms.begin(), cluster->record().vms.end(),
+                         [&](const Vm& v) { return v.name == name; });
+  if (it == cluster->record().vms.end()) return report(Error{Errc::not_found, fmt::format("no VM '{}'", name)});
+  if (!it->port_id.empty()) {
+    auto api = api_of(*cluster);
+    if (!api) return report(api.error());
+    if (auto s = api->remove("ports", it->port_id); !s && s.error().code != Errc::not_found) return report(s);
+  }
+  return report(cluster->remove_vm(name));
+}
+
 int node_command(const Options& options, const std::string& verb, const std::string& name) {
   InterruptGuard guard;
   auto cluster = Cluster::open(Cluster::dir_of(options));
@@ -269,8 +321,23 @@ int node_command(const Options& options, const std::string& verb, const std::str
 
 }  // namespace
 
+namespace {
+int demo(const Args& args, const Options& options) {
+  DemoOptions d;
+  d.lab = options;
+  d.keep = args.flag("--keep");
+  if (auto it = args.values.find("--json"); it != args.values.end()) d.json_file = it->second;
+  if (auto s = number(args, "--vms", d.vms); !s) return report(s);
+  if (d.vms < 2 || d.vms > kMaxVms) return usage(fmt::format("--vms {}: accepted 2:{}", d.vms, kMaxVms));
+  if (options.computes < 1) return usage("--computes 0: the demonstration needs at least 1");
+  if (options.network_only) return usage("--network-only is for `up`");
+  return run_demo(d);
+}
+}  // namespace
+
 int lab_main(int argc, char** argv) {
   if (argc > 1 && std::string_view(argv[1]) == "vm-listen") return vm_listen_main(argc - 1, argv + 1);
+  ::signal(SIGPIPE, SIG_IGN);  // a reader that goes must not leave a half-built cluster; children get the default back
   auto args = parse_args(argc, argv);
   if (!args) return usage(args.error().what);
   if (args->flag("--help") || args->words.empty()) {
@@ -295,6 +362,8 @@ int lab_main(int argc, char** argv) {
     if (words.size() < 2 || command.empty()) return usage("exec needs a node and a command");
     return exec(*options, words[1], command);
   }
+  if (verb == "demo" && wants(1)) return demo(*args, *options);
+  if (verb == "vm" && wants(3)) return vm_command(*options, words[1], *args, words[2]);
   if (verb == "node" && wants(3)) return node_command(*options, words[1], words[2]);
   return usage(fmt::format("'{}' is no command, or has too many words", verb));
 }

@@ -21,6 +21,8 @@ std::atomic<bool> g_ignore{false};
 std::array<struct sigaction, 3> g_former;
 constexpr std::array<int, 3> kSignals{SIGINT, SIGTERM, SIGHUP};
 
+std::string g_self;
+
 extern "C" void on_signal(int) { g_interrupted.store(true, std::memory_order_relaxed); }
 
 Status write_all(int fd, std::string_view content, const std::string& path) {
@@ -103,7 +105,10 @@ std::string tail_of(const std::string& path, std::size_t lines) {
   return at == std::string::npos || at == 0 ? *text : text->substr(at + 1);
 }
 
+void set_self_path_for_test(std::string path) { g_self = std::move(path); }
+
 Result<std::string> self_path() {
+  if (!g_self.empty()) return g_self;
   std::error_code ec;
   auto path = std::filesystem::read_symlink("/proc/self/exe", ec);
   if (ec) return fail(Errc::unavailable, "/proc/self/exe: {}", ec.message());

@@ -53,8 +53,10 @@ class Fd {
 [[nodiscard]] Status remove_tree(const std::string& path);
 /// The last `lines` lines of a file; empty when it cannot be read.
 std::string tail_of(const std::string& path, std::size_t lines);
-/// This process's binary as an absolute path.
+/// The binary that nodes and machines run, as an absolute path: this process's own.
 [[nodiscard]] Result<std::string> self_path();
+/// Tests are not calico-node: they say which binary is.
+void set_self_path_for_test(std::string path);
 /// `length` random bytes in hexadecimal.
 std::string random_hex(std::size_t length);
 /// A random (version 4) UUID.
