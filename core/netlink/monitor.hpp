@@ -11,14 +11,14 @@
 /// Lost events are normal: when the kernel's queue overflowed (ENOBUFS), what is still queued is read and dropped, then
 /// on_resync() is called once. A handler therefore works on current state, never on a count of events.
 /// Thread: open(): any (its namespace is the one watched); handlers: the executor's loop; start, stop, destroy: loop.
-/// A turn reads at most `kMessagesPerTurn` messages, then lets others run.
+/// A turn reads at most `EventReader::kMessagesPerTurn` messages, then lets others run.
 /// Owns: its socket. Handlers may destroy the Monitor.
 #include <boost/asio/any_io_executor.hpp>
 #include <functional>
-#include <memory>
 #include <string_view>
 
 #include "core/base/error.hpp"
+#include "core/netlink/event_reader.hpp"
 #include "core/netlink/types.hpp"
 
 namespace calico::netlink {
@@ -44,23 +44,18 @@ class Monitor {
     kNeighbours = 16,
     kRules = 32,
   };
-  static constexpr std::size_t kMessagesPerTurn = 512;
-
   [[nodiscard]] static Result<Monitor> open(boost::asio::any_io_executor executor, unsigned groups,
                                             MonitorHandlers handlers, std::size_t receive_buffer = 4U << 20U);
-  Monitor(Monitor&&) noexcept;
-  Monitor& operator=(Monitor&&) noexcept;
-  ~Monitor();
 
   /// Begins to deliver. Events since open() are not lost.
-  void start();
+  void start() { reader_.start(); }
   /// No handler runs after this.
-  void stop();
+  void stop() { reader_.stop(); }
 
  private:
   struct State;
-  explicit Monitor(std::shared_ptr<State> s);
-  std::shared_ptr<State> state_;
+  explicit Monitor(EventReader r) : reader_(std::move(r)) {}
+  EventReader reader_;
 };
 
 }  // namespace calico::netlink

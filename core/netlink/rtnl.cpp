@@ -10,11 +10,11 @@
 
 #include <algorithm>
 
+#include "core/netlink/dump.hpp"
+
 namespace calico::netlink {
 
 namespace {
-
-constexpr int kDumpTries = 5;  // a dump that the kernel calls inconsistent is read again
 
 /// The operation in words, from its own bytes: only failures pay for it.
 std::string describe(View bytes) {
@@ -38,12 +38,6 @@ std::string describe(View bytes) {
   return s;
 }
 
-Error error_of_ack(const Ack& ack, std::string_view what) {
-  auto e = fail_errno(ack.error, what).value();
-  if (!ack.text.empty()) e.what += fmt::format(" ({})", ack.text);
-  return e;
-}
-
 }  // namespace
 
 int BatchResult::error_of(std::size_t index) const {
@@ -58,55 +52,29 @@ Result<Rtnl> Rtnl::open() {
   return Rtnl(std::move(*s));
 }
 
-template <class F>
-Status Rtnl::dump(MessageBuilder& request, std::uint16_t type, const char* what, F&& each) {
-  for (int attempt = 0; attempt < kDumpTries; ++attempt) {
-    const auto seq = next_seq();
-    Bytes bytes(request.view().begin(), request.view().end());
-    std::memcpy(bytes.data() + offsetof(nlmsghdr, nlmsg_seq), &seq, sizeof seq);
-    if (auto st = socket_.send(bytes); !st) return wrap(st.error(), what);
-    bool done = false;
-    bool interrupted = false;
-    Ack verdict;
-    each(nullptr);  // forget what an interrupted attempt gave
-    while (!done) {
-      auto got = socket_.receive(buffer_);
-      if (!got) return wrap(got.error(), what);
-      for_each_message(*got, [&](const Message& m) {
-        if (m.seq != seq || m.pid != socket_.port()) return;
-        if (m.flags & NLM_F_DUMP_INTR) interrupted = true;
-        if (m.type == NLMSG_DONE) {
-          done = true;
-          const int code = m.payload.size() >= sizeof(int) ? m.body<int>() : 0;
-          if (code < 0) verdict.error = -code;
-        } else if (m.type == NLMSG_ERROR) {
-          done = true;
-          verdict = parse_ack(m);
-        } else if (m.type == type) {
-          each(&m);
-        }
-      });
-    }
-    if (verdict.error) return tl::unexpected(error_of_ack(verdict, what));
-    if (!interrupted) return {};
-  }
-  return fail(Errc::busy, "{}: the table changed during each of {} reads; try again", what, kDumpTries);
-}
-
 namespace {
-/// Collects what `decode` makes of each message of a dump.
-template <class T>
-auto collect(std::vector<T>& out, std::optional<T> (*decode)(const Message&)) {
-  return [&out, decode, from = out.size()](const Message* m) {
-    if (!m) {
-      out.resize(from);
-    } else if (auto v = decode(*m)) {
-      out.push_back(std::move(*v));
-    }
-  };
-}
 constexpr std::uint16_t kDump = NLM_F_REQUEST | NLM_F_DUMP;
 }  // namespace
+
+template <class T>
+Status Rtnl::collect(MessageBuilder& request, std::string_view what, std::vector<T>& out,
+                     std::optional<T> (*decode)(const Message&)) {
+  const auto from = out.size();
+  return dump(
+      socket_, buffer_, request.view(), seq_, what, [&] { out.resize(from); },
+      [&](const Message& m) {
+        if (auto v = decode(m)) out.push_back(std::move(*v));
+      });
+}
+
+template <class T>
+Result<T> Rtnl::ask_one(MessageBuilder& request, const std::string& what, std::optional<T> (*decode)(const Message&)) {
+  std::optional<T> value;
+  if (auto st = ask(socket_, buffer_, request.view(), seq_, what, [&](const Message& m) { value = decode(m); }); !st)
+    return tl::unexpected(st.error());
+  if (!value) return fail(Errc::unavailable, "{}: the kernel's answer makes no sense", what);
+  return std::move(*value);
+}
 
 Result<std::vector<Link>> Rtnl::links() {
   std::vector<Link> out;
@@ -114,56 +82,28 @@ Result<std::vector<Link>> Rtnl::links() {
   b.begin(RTM_GETLINK, kDump, 0);
   b.body(ifinfomsg{});
   b.end();
-  if (auto st = dump(b, RTM_NEWLINK, "read links", collect(out, decode_link)); !st) return tl::unexpected(st.error());
+  if (auto st = collect(b, "read links", out, decode_link); !st) return tl::unexpected(st.error());
   return out;
 }
-
-namespace {
-/// One request whose answer is one message of `type`.
-template <class Decode>
-auto ask(Socket& socket, Bytes& buffer, MessageBuilder& b, std::uint32_t seq, std::uint16_t type,
-         const std::string& what, Decode&& decode)
-    -> Result<typename std::invoke_result_t<Decode, const Message&>::value_type> {
-  if (auto st = socket.send(b.view()); !st) return wrap(st.error(), what);
-  std::invoke_result_t<Decode, const Message&> value;
-  Ack verdict;
-  bool answered = false;
-  while (!answered) {
-    auto got = socket.receive(buffer);
-    if (!got) return wrap(got.error(), what);
-    for_each_message(*got, [&](const Message& m) {
-      if (m.seq != seq || m.pid != socket.port()) return;
-      answered = true;
-      if (m.type == NLMSG_ERROR) verdict = parse_ack(m);
-      if (m.type == type) value = decode(m);
-    });
-  }
-  if (verdict.error) return tl::unexpected(error_of_ack(verdict, what));
-  if (!value) return fail(Errc::unavailable, "{}: the kernel's answer makes no sense", what);
-  return std::move(*value);
-}
-}  // namespace
 
 Result<Link> Rtnl::link(const std::string& name) {
   if (!valid_interface_name(name)) return fail(Errc::invalid, "'{}' is not the name of an interface", name);
   MessageBuilder b;
-  const auto seq = next_seq();
-  b.begin(RTM_GETLINK, NLM_F_REQUEST, seq);
+  b.begin(RTM_GETLINK, NLM_F_REQUEST, 0);
   b.body(ifinfomsg{});
   b.str(IFLA_IFNAME, name);
   b.end();
-  return ask(socket_, buffer_, b, seq, RTM_NEWLINK, fmt::format("link '{}'", name), decode_link);
+  return ask_one(b, fmt::format("link '{}'", name), decode_link);
 }
 
 Result<Link> Rtnl::link(IfIndex index) {
   MessageBuilder b;
-  const auto seq = next_seq();
-  b.begin(RTM_GETLINK, NLM_F_REQUEST, seq);
+  b.begin(RTM_GETLINK, NLM_F_REQUEST, 0);
   ifinfomsg i{};
   i.ifi_index = static_cast<int>(index.value);
   b.body(i);
   b.end();
-  return ask(socket_, buffer_, b, seq, RTM_NEWLINK, fmt::format("link {}", index.value), decode_link);
+  return ask_one(b, fmt::format("link {}", index.value), decode_link);
 }
 
 Result<std::vector<Address>> Rtnl::addresses() {
@@ -172,8 +112,7 @@ Result<std::vector<Address>> Rtnl::addresses() {
   b.begin(RTM_GETADDR, kDump, 0);
   b.body(ifaddrmsg{});
   b.end();
-  if (auto st = dump(b, RTM_NEWADDR, "read addresses", collect(out, decode_address)); !st)
-    return tl::unexpected(st.error());
+  if (auto st = collect(b, "read addresses", out, decode_address); !st) return tl::unexpected(st.error());
   return out;
 }
 
@@ -191,7 +130,7 @@ Result<std::vector<Route>> Rtnl::routes(const RouteFilter& filter) {
     if (filter.dev) b.u32(RTA_OIF, filter.dev->value);
     b.end();
     const auto before = out.size();
-    auto st = dump(b, RTM_NEWROUTE, "read routes", collect(out, decode_route));
+    auto st = collect(b, "read routes", out, decode_route);
     if (!st && st.error().code == Errc::not_found && filter.table) {
       out.resize(before);  // a table nobody wrote to yet does not exist
       continue;
@@ -215,8 +154,7 @@ Result<std::vector<Neighbour>> Rtnl::neighbours(std::optional<IfIndex> dev) {
     b.body(h);
     if (dev) b.u32(NDA_IFINDEX, dev->value);
     b.end();
-    if (auto st = dump(b, RTM_NEWNEIGH, "read neighbours", collect(out, decode_neighbour)); !st)
-      return tl::unexpected(st.error());
+    if (auto st = collect(b, "read neighbours", out, decode_neighbour); !st) return tl::unexpected(st.error());
   }
   return out;
 }
@@ -231,8 +169,7 @@ Result<std::vector<Neighbour>> Rtnl::proxies() {
     h.ndm_flags = NTF_PROXY;
     b.body(h);
     b.end();
-    if (auto st = dump(b, RTM_NEWNEIGH, "read proxy neighbours", collect(out, decode_neighbour)); !st)
-      return tl::unexpected(st.error());
+    if (auto st = collect(b, "read proxy neighbours", out, decode_neighbour); !st) return tl::unexpected(st.error());
   }
   return out;
 }
@@ -247,15 +184,14 @@ Result<std::vector<Rule>> Rtnl::rules(std::optional<Family> family) {
     h.family = f == Family::v4 ? AF_INET : AF_INET6;
     b.body(h);
     b.end();
-    if (auto st = dump(b, RTM_NEWRULE, "read rules", collect(out, decode_rule)); !st) return tl::unexpected(st.error());
+    if (auto st = collect(b, "read rules", out, decode_rule); !st) return tl::unexpected(st.error());
   }
   return out;
 }
 
 Result<Route> Rtnl::lookup(const Ip& dst, LookupOptions options) {
   MessageBuilder b;
-  const auto seq = next_seq();
-  b.begin(RTM_GETROUTE, NLM_F_REQUEST, seq);
+  b.begin(RTM_GETROUTE, NLM_F_REQUEST, 0);
   rtmsg h{};
   h.rtm_family = dst.is_v4() ? AF_INET : AF_INET6;
   h.rtm_dst_len = dst.bits();
@@ -266,7 +202,7 @@ Result<Route> Rtnl::lookup(const Ip& dst, LookupOptions options) {
   if (options.mark) b.u32(RTA_MARK, options.mark);
   b.end();
   // The resolved path of IPv4 is a "cloned" entry, which dumps leave out: clear the bit before decoding.
-  auto decode = [](const Message& m) -> std::optional<Route> {
+  const auto decode = +[](const Message& m) -> std::optional<Route> {
     Bytes copy(m.payload.begin(), m.payload.end());
     if (copy.size() < sizeof(rtmsg)) return std::nullopt;
     rtmsg r = m.body<rtmsg>();
@@ -276,7 +212,7 @@ Result<Route> Rtnl::lookup(const Ip& dst, LookupOptions options) {
     x.payload = copy;
     return decode_route(x);
   };
-  auto r = ask(socket_, buffer_, b, seq, RTM_NEWROUTE, fmt::format("route to {}", dst), decode);
+  auto r = ask_one(b, fmt::format("route to {}", dst), decode);
   if (!r) return fail(r.error().code == Errc::timeout ? Errc::timeout : Errc::not_found, "{}", r.error().what);
   if (r->type == RouteType::blackhole || r->type == RouteType::unreachable || r->type == RouteType::prohibit ||
       r->type == RouteType::throw_)
@@ -314,7 +250,7 @@ Result<BatchResult> Rtnl::commit(const Batch& batch) {
         if (ack.error == 0) return;
         const auto& op = batch.ops_[begin + i];
         result.failed.push_back(
-            {begin + i, ack.error, error_of_ack(ack, describe(batch.b_.view().subspan(op.at, op.size)))});
+            {begin + i, ack.error, error_of(ack, describe(batch.b_.view().subspan(op.at, op.size)))});
       });
     }
   }

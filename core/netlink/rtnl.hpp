@@ -138,8 +138,12 @@ class Rtnl {
 
  private:
   explicit Rtnl(Socket s) : socket_(std::move(s)) {}
-  template <class F>
-  [[nodiscard]] Status dump(MessageBuilder& request, std::uint16_t type, const char* what, F&& each);
+  template <class T>
+  [[nodiscard]] Status collect(MessageBuilder& request, std::string_view what, std::vector<T>& out,
+                               std::optional<T> (*decode)(const Message&));
+  template <class T>
+  [[nodiscard]] Result<T> ask_one(MessageBuilder& request, const std::string& what,
+                                  std::optional<T> (*decode)(const Message&));
   std::uint32_t next_seq() { return ++seq_; }
 
   Socket socket_;

@@ -13,12 +13,12 @@
 #include <boost/asio/any_io_executor.hpp>
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "core/base/error.hpp"
+#include "core/netlink/event_reader.hpp"
 #include "core/netlink/socket.hpp"
 #include "core/nft/batch.hpp"
 
@@ -114,16 +114,12 @@ struct MonitorHandlers {
 class Monitor {
  public:
   [[nodiscard]] static Result<Monitor> open(boost::asio::any_io_executor executor, MonitorHandlers handlers);
-  Monitor(Monitor&&) noexcept;
-  Monitor& operator=(Monitor&&) noexcept;
-  ~Monitor();
-  void start();
-  void stop();
+  void start() { reader_.start(); }
+  void stop() { reader_.stop(); }
 
  private:
-  struct State;
-  explicit Monitor(std::shared_ptr<State> s);
-  std::shared_ptr<State> state_;
+  explicit Monitor(netlink::EventReader r) : reader_(std::move(r)) {}
+  netlink::EventReader reader_;
 };
 
 }  // namespace calico::nft
