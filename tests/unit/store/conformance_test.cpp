@@ -1,6 +1,6 @@
 #include "core/store/kv.hpp"
+#include "tests/support/temp_dir.hpp"
 #include "tests/unit/store/datastore_conformance.hpp"
-#include "tests/unit/store/temp_dir.hpp"
 
 namespace calico::store {
 namespace {

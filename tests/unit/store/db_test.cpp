@@ -7,7 +7,7 @@
 
 #include <fstream>
 
-#include "tests/unit/store/temp_dir.hpp"
+#include "tests/support/temp_dir.hpp"
 
 namespace calico::store {
 namespace {

@@ -14,8 +14,8 @@
 
 #include "core/store/kv_state.hpp"
 #include "tests/support/await.hpp"
+#include "tests/support/temp_dir.hpp"
 #include "tests/support/wait.hpp"
-#include "tests/unit/store/temp_dir.hpp"
 
 namespace calico::store {
 namespace {

@@ -1,6 +1,7 @@
 #pragma once
 /// A private directory for one test, removed with all in it at the end.
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <stdexcept>
@@ -10,17 +11,19 @@ namespace calico::test {
 
 class TempDir {
  public:
-  TempDir() {
-    auto name = (std::filesystem::temp_directory_path() / "calico-store-XXXXXX").string();
-    if (!::mkdtemp(name.data())) throw std::runtime_error("mkdtemp " + name);
-    path_ = name;
+  explicit TempDir(const std::string& label = "test") {
+    std::string pattern =
+        (std::filesystem::temp_directory_path() / ("calico-" + label + "-" + std::to_string(::getpid()) + "-XXXXXX"))
+            .string();
+    if (!::mkdtemp(pattern.data())) throw std::runtime_error("mkdtemp " + pattern);
+    path_ = pattern;
   }
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
   ~TempDir() {
     std::error_code ignored;
     std::filesystem::remove_all(path_, ignored);
   }
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
   const std::string& path() const { return path_; }
   std::string file(const std::string& name) const { return path_ + "/" + name; }
 
