@@ -332,16 +332,6 @@ std::vector<const Agent*> candidates(const Query&, const View& view, const Agent
   return out;
 }
 
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (char c : text) {
-    bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
-                 c == '.' || c == '~';
-    out += plain ? std::string(1, c) : fmt::format("%{:02X}", static_cast<unsigned char>(c));
-  }
-  return out;
-}
-
 }  // namespace
 
 json::object show(const Network& n, const View& view) { return show_any(n, view); }
@@ -371,42 +361,6 @@ bool visible(const Rule& r, const View& view) {
   return g && g->project == view.caller.project;
 }
 bool visible(const Agent&, const View& view) { return view.caller.admin; }
-
-Reply<Query> parse_query(std::string_view text) {
-  Query out;
-  auto decode = [](std::string_view part, std::string& to) {
-    for (std::size_t i = 0; i < part.size(); ++i) {
-      if (part[i] == '+') {
-        to += ' ';
-      } else if (part[i] == '%') {
-        unsigned byte = 0;
-        if (i + 2 >= part.size()) return false;
-        auto [end, error] = std::from_chars(part.data() + i + 1, part.data() + i + 3, byte, 16);
-        if (error != std::errc{} || end != part.data() + i + 3 || byte == 0) return false;
-        to += static_cast<char>(byte);
-        i += 2;
-      } else {
-        to += part[i];
-      }
-    }
-    return true;
-  };
-  while (!text.empty()) {
-    auto amp = text.find('&');
-    auto pair = text.substr(0, amp);
-    text = amp == std::string_view::npos ? std::string_view() : text.substr(amp + 1);
-    if (pair.empty()) continue;
-    if (out.size() >= 4096) return invalid_input("the query has more than 4096 parts");
-    auto equals = pair.find('=');
-    std::string key;
-    std::string value;
-    if (!decode(pair.substr(0, equals), key) ||
-        (equals != std::string_view::npos && !decode(pair.substr(equals + 1), value)))
-      return invalid_input("the query has a bad % escape");
-    out.emplace_back(std::move(key), std::move(value));
-  }
-  return out;
-}
 
 std::vector<std::string> values_of(const Query& query, std::string_view key) {
   std::vector<std::string> out;
@@ -497,9 +451,9 @@ Reply<Listing> list(const Query& query, View& view, const std::string& base) {
   if (limit > 0 && count < found.size() && count > first) {
     std::string href = base + "?";
     for (const auto& [key, value] : query) {
-      if (key != "marker") href += fmt::format("{}={}&", escaped(key), escaped(value));
+      if (key != "marker") href += fmt::format("{}={}&", http::percent_encode(key), http::percent_encode(value));
     }
-    href += "marker=" + escaped(found[count - 1]->id);
+    href += "marker=" + http::percent_encode(found[count - 1]->id);
     out.links.push_back(json::object{{"rel", "next"}, {"href", href}});
   }
   return out;

@@ -10,15 +10,14 @@
 #include <utility>
 #include <vector>
 
+#include "core/http/message.hpp"
 #include "modules/controller/feedback.hpp"
 #include "modules/controller/input.hpp"
 #include "modules/controller/state.hpp"
 
 namespace calico::controller {
 
-/// Decoded pairs of a query string, in order. Errors: InvalidInput 400 (bad escape, too many).
-using Query = std::vector<std::pair<std::string, std::string>>;
-[[nodiscard]] Reply<Query> parse_query(std::string_view text);
+using http::Query;
 std::vector<std::string> values_of(const Query& query, std::string_view key);
 
 struct View {

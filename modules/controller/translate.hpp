@@ -62,6 +62,7 @@ class Translator {
   std::string policy_key(std::string_view group) const;
   std::string subnet_key(std::string_view subnet) const;
   const Region& region() const { return region_; }
+  void set_projects(Projects projects) { projects_ = std::move(projects); }
 
   Intent endpoint(const Port& port) const;
   Intent policy(std::string_view group) const;

@@ -55,10 +55,12 @@ class Cloud {
     Request r;
     r.method = method;
     r.path = target.substr(0, mark);
-    if (mark != std::string::npos) {
-      auto query = parse_query(target.substr(mark + 1));
-      EXPECT_TRUE(query) << target;
-      if (query) r.query = *query;
+    for (auto rest = mark == std::string::npos ? std::string() : target.substr(mark + 1); !rest.empty();) {
+      auto end = rest.find('&');
+      auto pair = rest.substr(0, end);
+      auto equals = pair.find('=');
+      r.query.emplace_back(pair.substr(0, equals), *http::percent_decode(pair.substr(equals + 1), true));
+      rest = end == std::string::npos ? std::string() : rest.substr(end + 1);
     }
     r.body = body;
     r.base = "http://127.0.0.1:9696";
