@@ -21,5 +21,7 @@ struct Invocation {
 
 int role_main(const Invocation& in);
 int modules_main(const Invocation& in);
+int store_main(const Invocation& in);
+int node_main(const Invocation& in);
 
 }  // namespace calico::node

@@ -26,6 +26,8 @@ constexpr Command kCommands[] = {
     {"role", "run roles in the foreground: role NAME[,NAME…]|installed [--config FILE]… [--set section.key=value]…",
      role_main},
     {"modules", "the modules found: modules [--json]", modules_main},
+    {"node", "the cloud's Nodes: node list|delete NAME", node_main},
+    {"store", "the datastore, for operators: store status|get KEY|accept", store_main},
     {"help", "this text", help},
 };
 

@@ -41,6 +41,13 @@ TEST(Cli, BadUsageIsTwoAndSaysWhat) {
       {" role nosuch", "unknown role 'nosuch'"},
       {" role compute --config", "missing value after --config"},
       {" role compute --frob", "unknown option --frob"},
+      {" store", "store: what?"},
+      {" store watch", "watch is not built yet"},
+      {" store get", "get takes 1 argument"},
+      {" store get /a --frob", "unknown option --frob"},
+      {" node delete", "delete takes 1 argument"},
+      {" node drain x", "drain is not built yet"},
+      {" node frob", "unknown 'frob'"},
       {" --modules /nonexistent role compute", "needs the module calico-felix.so"},
       {" --modules /nonexistent role installed", "no role is installed in /nonexistent"},
   };
@@ -48,6 +55,14 @@ TEST(Cli, BadUsageIsTwoAndSaysWhat) {
     const auto r = run(kNode + c.args);
     EXPECT_EQ(r.code, 2) << c.args << "\n" << r.output;
     EXPECT_THAT(r.output, HasSubstr(c.text)) << c.args;
+  }
+}
+
+TEST(Cli, OperatorCommandsSayThatNothingRuns) {
+  for (const char* args : {" store status", " store get /a --json", " store accept", " node list", " node delete x"}) {
+    const auto r = run(kNode + args + " --run-dir /nonexistent");
+    EXPECT_EQ(r.code, 3) << args << "\n" << r.output;
+    EXPECT_THAT(r.output, HasSubstr("/nonexistent/control.ctl")) << args;
   }
 }
 

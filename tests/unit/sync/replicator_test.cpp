@@ -189,6 +189,7 @@ TEST_F(SyncTest, ACompactionDuringAnOutageLeadsToAList) {
   const auto last = store_.put(endpoint_key("host-a", 9), "{}");
   store_.compact(last);
   fake_->set_deaf(false);
+  fake_->silence();  // it may have resumed before these
   ASSERT_TRUE(reaches(Phase::in_sync));
   ASSERT_TRUE(equal());
 }

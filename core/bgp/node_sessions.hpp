@@ -1,0 +1,51 @@
+#pragma once
+/// Who peers with whom, from the Node resources: pure functions.
+///
+/// A reflector peers with every Node that is not one (its clients) and with the other reflectors (non-clients); anybody
+/// else peers with the reflectors. A Node is a reflector when it has spec.bgp.routeReflectorClusterID. Both ends come
+/// to the same answer from the same Nodes. Where both have an address of both families there is a session for each,
+/// which carries its own family only; with one family in common the session carries both. Liveness of a Node plays no
+/// part.
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/bgp/engine.hpp"
+#include "core/model/resources.hpp"
+
+namespace calico::bgp {
+
+/// Label of a Node for each of its roles, "true": roles.calico-node/compute.
+inline constexpr std::string_view kRoleLabelPrefix = "roles.calico-node/";
+[[nodiscard]] std::vector<std::string> roles_of(const model::Node& node);
+
+using Nodes = std::map<std::string, model::Node, std::less<>>;  ///< by name, as in the key
+
+struct Self {
+  std::string name;
+  Asn as;
+  bool reflector = false;
+  std::optional<Ip> ipv4, ipv6;  ///< our ends of sessions
+};
+
+/// Sorted by name. A Node that cannot be peered with is left out, its reason in `ignored`: no common family, an address
+/// that is no neighbour's (loopback, multicast, ours), or one that a Node before it has.
+[[nodiscard]] std::vector<PeerConfig> peers_from_nodes(const Nodes& nodes, const Self& self,
+                                                       std::vector<std::string>* ignored = nullptr);
+
+/// What this host says of itself. The spec of Report::set_node: a field that does not apply is null, so that a former
+/// value goes (a host that was a reflector).
+struct OwnNode {
+  std::string name;
+  std::vector<std::string> roles;
+  Asn as;
+  std::optional<Prefix> ipv4, ipv6;  ///< sources of our sessions with the length of their link, host bits kept
+  std::optional<Ip> cluster_id;      ///< reflector
+  std::vector<Ip> addresses;         ///< every global address
+};
+[[nodiscard]] std::string node_labels(const OwnNode& own);
+[[nodiscard]] std::string node_spec(const OwnNode& own);
+
+}  // namespace calico::bgp

@@ -1,0 +1,229 @@
+// `calico-node store …` and `calico-node node …`: questions to the running process over its control socket.
+#include <boost/json.hpp>
+#include <cstdio>
+
+#include "core/config/load.hpp"
+#include "core/http/message.hpp"
+#include "core/module/control_client.hpp"
+#include "core/node/commands.hpp"
+
+namespace calico::node {
+namespace {
+
+namespace json = boost::json;
+
+constexpr const char* kStoreUsage =
+    "usage: calico-node store status [--json]\n"
+    "       calico-node store get KEY [--prefix] [--local] [--json]\n"
+    "       calico-node store accept [--json]\n"
+    "  status     state of this node's mirror and of what it reports; exit 1 unless in sync\n"
+    "  get        a key's value, or with --prefix every key below it and its value; --local: this node's mirror\n"
+    "             instead of the datastore\n"
+    "  accept     take the datastore as it is after `refusing mass removal`\n"
+    "  not built yet: watch, save, restore, move\n";
+constexpr const char* kNodeUsage =
+    "usage: calico-node node list [--json]\n"
+    "       calico-node node delete NAME [--json]\n"
+    "  list       the Nodes, their roles, and whether their agent reports itself alive\n"
+    "  delete     the Node goes, and with it the BGP sessions that followed from it\n"
+    "  not built yet: drain\n";
+constexpr const char* kCommon =
+    "  options of each: --config FILE (repeatable), --run-dir DIR: where the process has its control.ctl\n";
+
+struct Asked {
+  std::vector<std::string> words;
+  std::vector<std::string> files;
+  std::string run_dir;
+  bool json = false, prefix = false, local = false, help = false;
+};
+
+Result<Asked> parse(const std::vector<std::string>& args) {
+  Asked a;
+  for (std::size_t i = 0; i < args.size(); ++i) {
+    const auto& arg = args[i];
+    const bool takes_value = arg == "--config" || arg == "--run-dir";
+    if (takes_value && i + 1 >= args.size()) return fail(Errc::invalid, "missing value after {}", arg);
+    if (arg == "--config")
+      a.files.push_back(args[++i]);
+    else if (arg == "--run-dir")
+      a.run_dir = args[++i];
+    else if (arg == "--json")
+      a.json = true;
+    else if (arg == "--prefix")
+      a.prefix = true;
+    else if (arg == "--local")
+      a.local = true;
+    else if (arg == "--help" || arg == "-h")
+      a.help = true;
+    else if (arg.starts_with("-"))
+      return fail(Errc::invalid, "unknown option {}", arg);
+    else
+      a.words.push_back(arg);
+  }
+  return a;
+}
+
+/// The run_dir of the same configuration the process reads. What else is wrong with it is the process' business.
+std::string run_dir_of(const Asked& a) {
+  if (!a.run_dir.empty()) return a.run_dir;
+  auto schema = std::make_shared<config::Schema>();
+  if (!schema->add(config::core_params())) return "/run/calico-node";
+  config::Sources sources;
+  sources.files = a.files;
+  sources.environment = config::process_environment();
+  return config::load(schema, sources).config.text("node.run_dir");
+}
+
+std::string text_of(const json::value& v) {
+  if (v.is_null()) return "-";
+  if (v.is_string()) return std::string(v.get_string());
+  if (v.is_array()) {
+    std::string out;
+    for (const auto& e : v.get_array()) out += (out.empty() ? "" : ",") + text_of(e);
+    return out.empty() ? "-" : out;
+  }
+  return json::serialize(v);
+}
+
+const json::value& at(const json::value& v, std::string_view key) {
+  static const json::value none;
+  const auto* o = v.if_object();
+  const auto* found = o ? o->if_contains(key) : nullptr;
+  return found ? *found : none;
+}
+
+int usage_error(const char* command, std::string_view what) {
+  fmt::print(stderr, "calico-node {}: {}; calico-node {} --help\n", command, what, command);
+  return 2;
+}
+
+/// Asks, prints errors, and the document with --json. `out` is set when there is an answer to go on with.
+int ask(const Asked& a, const std::string& command, const std::string& method, const std::string& target,
+        json::value* out) {
+  auto reply = module::control_call(run_dir_of(a), method, target);
+  if (!reply) {
+    fmt::print(stderr, "calico-node {}: {}\n", command, reply.error().what);
+    return 3;
+  }
+  boost::system::error_code ec;
+  *out = json::parse(reply->json, ec);
+  if (ec) {
+    fmt::print(stderr, "calico-node {}: the process answered something that is not JSON\n", command);
+    return 3;
+  }
+  if (a.json) fmt::print("{}\n", reply->json);
+  if (reply->status == 200) return 0;
+  if (!a.json) fmt::print(stderr, "calico-node {}: {}\n", command, text_of(at(*out, "error")));
+  return reply->status == 404 || reply->status == 409 ? 1 : reply->status == 400 ? 2 : 3;
+}
+
+int store_status(const Asked& a) {
+  json::value v;
+  if (const int code = ask(a, "store status", "GET", "/store/status", &v); code != 0) return code;
+  if (!a.json) {
+    const auto row = [](const char* name, const std::string& text) {
+      if (!text.empty() && text != "-") fmt::print("{:<12} {}\n", name, text);
+    };
+    row("state", text_of(at(v, "phase")));
+    row("why", text_of(at(v, "reason")));
+    row("revision", text_of(at(v, "revision")));
+    row("cluster", text_of(at(v, "cluster_guid")));
+    row("server",
+        fmt::format("{} {}", text_of(at(at(v, "server"), "endpoint")), text_of(at(at(v, "server"), "version"))));
+    row("error", text_of(at(v, "last_error")));
+    row("mirror", fmt::format("{} keys, {} bytes{}{}", text_of(at(at(v, "mirror"), "keys")),
+                              text_of(at(at(v, "mirror"), "bytes")),
+                              text_of(at(at(v, "mirror"), "file")).empty() ? ", in memory" : " in ",
+                              text_of(at(at(v, "mirror"), "file"))));
+    row("note", text_of(at(at(v, "mirror"), "note")));
+    row("reports", fmt::format("{} keys, {} not yet written", text_of(at(at(v, "reports"), "total")),
+                               text_of(at(at(v, "reports"), "pending"))));
+    row("report error", text_of(at(at(v, "reports"), "error")));
+  }
+  return text_of(at(v, "phase")) == "in sync" ? 0 : 1;
+}
+
+int store_get(const Asked& a) {
+  json::value v;
+  const auto target = fmt::format("/store/get?key={}{}{}", http::percent_encode(a.words[1]),
+                                  a.prefix ? "&prefix=yes" : "", a.local ? "&local=yes" : "");
+  if (const int code = ask(a, "store get", "GET", target, &v); code != 0) return code;
+  if (a.json) return 0;
+  for (const auto& kv : at(v, "kvs").as_array()) {
+    if (a.prefix) fmt::print("{}\n", text_of(at(kv, "key")));
+    fmt::print("{}\n", text_of(at(kv, "value")));
+  }
+  return 0;
+}
+
+int store_accept(const Asked& a) {
+  json::value v;
+  if (const int code = ask(a, "store accept", "POST", "/store/accept", &v); code != 0) return code;
+  if (!a.json) fmt::print("accepted: {}\n", text_of(at(v, "accepted")));
+  return 0;
+}
+
+int node_list(const Asked& a) {
+  json::value v;
+  if (const int code = ask(a, "node list", "GET", "/node/list", &v); code != 0) return code;
+  if (a.json) return 0;
+  fmt::print("{:<24} {:<28} {:<16} {:<26} {:<10} {:<16} {}\n", "name", "roles", "ipv4", "ipv6", "as", "cluster id",
+             "agent");
+  for (const auto& n : at(v, "nodes").as_array()) {
+    const auto& alive = at(n, "alive");
+    fmt::print("{:<24} {:<28} {:<16} {:<26} {:<10} {:<16} {}\n", text_of(at(n, "name")), text_of(at(n, "roles")),
+               text_of(at(n, "ipv4")), text_of(at(n, "ipv6")), text_of(at(n, "as")), text_of(at(n, "cluster_id")),
+               alive.is_bool() ? (alive.get_bool() ? "alive" : "silent") : "unknown");
+  }
+  if (const auto* ignored = at(v, "ignored").if_array())
+    for (const auto& line : *ignored) fmt::print(stderr, "calico-node node list: ignored {}\n", text_of(line));
+  return 0;
+}
+
+int node_delete(const Asked& a) {
+  json::value v;
+  const auto target = "/node/delete?name=" + http::percent_encode(a.words[1]);
+  if (const int code = ask(a, "node delete", "POST", target, &v); code != 0) return code;
+  if (!a.json) fmt::print("deleted Node {}\n", a.words[1]);
+  return 0;
+}
+
+struct Verb {
+  const char* name;
+  std::size_t words;
+  int (*run)(const Asked&);
+};
+
+int run_verb(const char* command, const Invocation& in, const char* usage, std::initializer_list<Verb> verbs,
+             std::initializer_list<std::string_view> later) {
+  auto asked = parse(in.args);
+  if (!asked) return usage_error(command, asked.error().what);
+  if (asked->help) {
+    fmt::print("{}{}", usage, kCommon);
+    return 0;
+  }
+  if (asked->words.empty()) return usage_error(command, "what?");
+  for (const auto& v : verbs) {
+    if (asked->words[0] != v.name) continue;
+    if (asked->words.size() != v.words)
+      return usage_error(command, fmt::format("{} takes {} argument{}", v.name, v.words - 1, v.words == 2 ? "" : "s"));
+    return v.run(*asked);
+  }
+  for (const auto name : later)
+    if (asked->words[0] == name) return usage_error(command, fmt::format("{} is not built yet", name));
+  return usage_error(command, fmt::format("unknown '{}'", asked->words[0]));
+}
+
+}  // namespace
+
+int store_main(const Invocation& in) {
+  return run_verb("store", in, kStoreUsage,
+                  {{"status", 1, store_status}, {"get", 2, store_get}, {"accept", 1, store_accept}},
+                  {"watch", "save", "restore", "move"});
+}
+
+int node_main(const Invocation& in) {
+  return run_verb("node", in, kNodeUsage, {{"list", 1, node_list}, {"delete", 2, node_delete}}, {"drain"});
+}
+
+}  // namespace calico::node

@@ -1,0 +1,120 @@
+#include "core/node/store_control.hpp"
+
+#include <boost/json.hpp>
+#include <map>
+
+#include "tests/unit/sync/fake_datastore.hpp"
+#include "tests/unit/sync/support.hpp"
+
+namespace calico::node {
+namespace {
+
+namespace json = boost::json;
+using test::eventually;
+
+class FakeControl final : public module::Control {
+ public:
+  void handle(std::string route, module::ControlHandler handler) override { handlers[route] = std::move(handler); }
+  std::map<std::string, module::ControlHandler> handlers;
+};
+
+class StoreControlTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    sync::Options o;
+    o.datastore = fake_;
+    o.node = "host-a";
+    o.timing = test::quick();
+    auto s = sync::Service::open(std::move(o));
+    ASSERT_TRUE(s);
+    service_ = std::move(*s);
+    store_.put(test::kInfoKey, test::info());
+    service_->start();
+    commands_ = std::make_unique<StoreControl>(*service_, "", control_);
+    ASSERT_TRUE(eventually("in sync", [&] { return service_->view().state().phase == sync::Phase::in_sync; }));
+  }
+  void TearDown() override {
+    commands_.reset();
+    service_.reset();
+  }
+  std::pair<int, json::value> ask(const std::string& route, std::map<std::string, std::string> query = {}) {
+    module::ControlRequest r;
+    r.query = std::move(query);
+    const auto reply = control_.handlers.at(route)(r);
+    return {reply.status, json::parse(reply.json)};
+  }
+
+  std::shared_ptr<test::FakeDatastore> fake_ = std::make_shared<test::FakeDatastore>();
+  test::Client store_{fake_};
+  FakeControl control_;
+  std::unique_ptr<sync::Service> service_;
+  std::unique_ptr<StoreControl> commands_;
+};
+
+TEST_F(StoreControlTest, StatusSaysWhatIs) {
+  const auto [code, v] = ask("GET /store/status");
+  EXPECT_EQ(code, 200);
+  EXPECT_EQ(v.at("phase"), "in sync");
+  EXPECT_EQ(v.at("cluster_guid"), "guid-1");
+  EXPECT_EQ(v.at("mirror").at("keys"), 1);
+  EXPECT_EQ(v.at("counters").at("lists"), 1);
+}
+
+TEST_F(StoreControlTest, GetReadsTheDatastoreAndTheMirror) {
+  store_.put("/calico/other/1", "a");
+  store_.put("/calico/other/2", "b");
+  EXPECT_EQ(ask("GET /store/get", {{"key", "/calico/other/1"}}).second.at("kvs").at(0).at("value"), "a");
+  EXPECT_EQ(ask("GET /store/get", {{"key", "/calico/other/"}, {"prefix", "yes"}}).second.at("kvs").as_array().size(),
+            2U);
+  EXPECT_EQ(ask("GET /store/get", {{"key", "/calico/other/1"}, {"local", "yes"}}).first, 404) << "not mirrored";
+  EXPECT_EQ(ask("GET /store/get", {{"key", test::kInfoKey}, {"local", "yes"}}).first, 200);
+  EXPECT_EQ(ask("GET /store/get", {{"key", "/none"}}).first, 404);
+  EXPECT_EQ(ask("GET /store/get").first, 400);
+  fake_->set_down(true);
+  EXPECT_EQ(ask("GET /store/get", {{"key", "/calico/other/1"}}).first, 503);
+  EXPECT_EQ(ask("GET /store/get", {{"key", test::kInfoKey}, {"local", "yes"}}).first, 200);
+}
+
+TEST_F(StoreControlTest, AcceptNeedsARefusal) {
+  EXPECT_EQ(ask("POST /store/accept").first, 409);
+  store_.put(test::kInfoKey, test::info("guid-2"));
+  ASSERT_TRUE(eventually("the refusal", [&] { return service_->view().state().phase == sync::Phase::refusing; }));
+  const auto [code, v] = ask("POST /store/accept");
+  EXPECT_EQ(code, 200);
+  EXPECT_NE(v.at("accepted").as_string().find("guid-2"), std::string::npos);
+  ASSERT_TRUE(eventually("in sync", [&] { return service_->view().state().phase == sync::Phase::in_sync; }));
+}
+
+TEST_F(StoreControlTest, ListsAndDeletesNodes) {
+  store_.put(model::node_key("rr-1"),
+             R"({"kind":"Node","metadata":{"name":"rr-1","labels":{"roles.calico-node/route-reflector":"true",)"
+             R"("roles.calico-node/controller":"true","x":"y"}},"spec":{"bgp":{"ipv4Address":"192.0.2.9/24",)"
+             R"("asNumber":64512,"routeReflectorClusterID":"192.0.2.9"},"addresses":[{"address":"198.51.100.1"}]}})");
+  store_.put(model::node_key("bad"), "[");
+  store_.put(model::node_key("quiet"), R"({"kind":"Node","metadata":{"name":"quiet"},"spec":{}})");
+  store_.put(model::status_key("", "rr-1"), "{}");
+  ASSERT_TRUE(eventually("the Nodes", [&] { return service_->view().range(model::kNodes).size() == 3; }));
+  const auto [code, v] = ask("GET /node/list");
+  EXPECT_EQ(code, 200);
+  ASSERT_EQ(v.at("nodes").as_array().size(), 2U);
+  const auto& rr = v.at("nodes").at(1);
+  EXPECT_EQ(json::serialize(rr),
+            R"({"name":"rr-1","roles":["controller","route-reflector"],"ipv4":"192.0.2.9","ipv6":null,"as":64512,)"
+            R"("cluster_id":"192.0.2.9","addresses":["192.0.2.9","198.51.100.1"],"alive":true})");
+  EXPECT_EQ(v.at("nodes").at(0).at("alive"), false);
+  EXPECT_EQ(v.at("ignored").as_array().size(), 1U);
+
+  EXPECT_EQ(ask("POST /node/delete", {{"name", "nobody"}}).first, 404);
+  EXPECT_EQ(ask("POST /node/delete", {{"name", "a/b"}}).first, 400);
+  EXPECT_EQ(ask("POST /node/delete").first, 400);
+  EXPECT_EQ(ask("POST /node/delete", {{"name", "rr-1"}}).first, 200);
+  ASSERT_TRUE(eventually("the deletion", [&] { return service_->view().range(model::kNodes).size() == 2; }));
+  fake_->set_down(true);
+  EXPECT_EQ(ask("POST /node/delete", {{"name", "quiet"}}).first, 503);
+  const auto down = ask("GET /node/list");
+  EXPECT_EQ(down.first, 200) << "the last known Nodes, from the mirror";
+  EXPECT_TRUE(down.second.at("nodes").at(0).at("alive").is_null());
+}
+
+}  // namespace
+}  // namespace calico::node
