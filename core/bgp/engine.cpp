@@ -24,7 +24,7 @@ constexpr std::size_t kSendBudget = 4000;   // prefixes offered to one peer a tu
 constexpr int kBacklog = 4096;              // a reflector's clients come back all at once
 constexpr Family kFamilies[] = {Family::v4, Family::v6};
 
-Speaker speaker_of(const Options& o) {
+LocalSpeaker speaker_of(const Options& o) {
   const auto id = o.router_id.is_v4() ? o.router_id.to_v4() : 0;
   return {o.local_as, id, o.cluster_id && o.cluster_id->is_v4() ? o.cluster_id->to_v4() : id};
 }

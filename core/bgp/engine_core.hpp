@@ -39,7 +39,7 @@ class EngineCore {
   // --- what peers use
   asio::any_io_executor executor() { return loop_.executor(); }
   const Options& options() const { return options_; }
-  const Speaker& speaker() const { return speaker_; }
+  const LocalSpeaker& speaker() const { return speaker_; }
   AttrStore& attrs() { return attrs_; }
   Rib& rib() { return rib_; }
   Update& update_space() { return update_; }
@@ -88,7 +88,7 @@ class EngineCore {
 
   Loop& loop_;
   Options options_;
-  Speaker speaker_;
+  LocalSpeaker speaker_;
   AttrStore attrs_;
   Rib rib_;
   Update update_;

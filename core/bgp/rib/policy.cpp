@@ -6,7 +6,7 @@
 
 namespace calico::bgp {
 
-std::optional<std::string> import_route(Attrs& a, const Speaker& speaker, bool internal,
+std::optional<std::string> import_route(Attrs& a, const LocalSpeaker& speaker, bool internal,
                                         const std::optional<Ip>& own_address) {
   if (a.as_path.contains(speaker.local_as)) return fmt::format("own AS {} in the path", speaker.local_as.value);
   if (internal) {
@@ -30,7 +30,7 @@ bool may_export(const Source& source, const Target& target, bool no_export, bool
 }
 
 std::optional<Attrs> export_route(Attrs a, Family family, const Source& source, const Target& target,
-                                  const Speaker& speaker) {
+                                  const LocalSpeaker& speaker) {
   const auto& self = family == Family::v4 ? target.self_v4 : target.self_v6;
   // A local route without a next hop of its own has 0.0.0.0 here.
   if (target.next_hop == NextHopMode::self || a.next_hop.is_unspecified()) {

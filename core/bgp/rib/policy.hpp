@@ -11,10 +11,10 @@
 namespace calico::bgp {
 
 /// This speaker, as far as routes are concerned.
-struct Speaker {
+struct LocalSpeaker {
   Asn local_as;
   std::uint32_t router_id = 0, cluster_id = 0;
-  bool operator==(const Speaker&) const = default;
+  bool operator==(const LocalSpeaker&) const = default;
 };
 
 /// Where a route came from.
@@ -34,7 +34,7 @@ struct Target {
 };
 
 /// Checks and completes a received route in place. Returns why it is not used.
-[[nodiscard]] std::optional<std::string> import_route(Attrs& attrs, const Speaker& speaker, bool internal,
+[[nodiscard]] std::optional<std::string> import_route(Attrs& attrs, const LocalSpeaker& speaker, bool internal,
                                                       const std::optional<Ip>& own_address);
 
 /// False: not to this kind of peer (the cheap part, before any attribute is touched).
@@ -42,6 +42,6 @@ struct Target {
 
 /// The attributes `target` is sent; nullopt: nothing (no own address of the family).
 [[nodiscard]] std::optional<Attrs> export_route(Attrs attrs, Family family, const Source& source, const Target& target,
-                                                const Speaker& speaker);
+                                                const LocalSpeaker& speaker);
 
 }  // namespace calico::bgp
