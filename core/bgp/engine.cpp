@@ -580,7 +580,10 @@ RouteInfo EngineCore::route_info(PrefixId id, PathId path_id, bool with_attribut
   RouteInfo r;
   r.prefix = rib_.prefix(id);
   for (const auto& [ip, peer] : peers_)
-    if (peer->rib_id() == path.peer) r.peer = peer->config().name;
+    if (peer->rib_id() == path.peer) {
+      r.peer = peer->config().name;
+      r.from = ip;
+    }
   r.best = rib_.best(id) == path_id;
   r.stale = path.stale;
   r.internal = rib_.peer(path.peer).kind != Source::Kind::external;
@@ -640,42 +643,59 @@ RouteInfo EngineCore::route_info(PrefixId id, PathId path_id, bool with_attribut
   return r;
 }
 
+std::optional<RibPeerId> EngineCore::wanted_peer(const RouteQuery& query) const {
+  if (!query.peer) return kNone;
+  if (query.peer->empty()) return kLocalPeer;
+  for (const auto& [ip, peer] : peers_)
+    if (peer->config().name == *query.peer) return peer->rib_id();
+  return std::nullopt;
+}
+
+void EngineCore::add_routes(PrefixId id, RibPeerId wanted, const RouteQuery& query, std::vector<RouteInfo>& out) const {
+  if (!rib_.used(id) || (query.family && rib_.prefix(id).family() != *query.family)) return;
+  const auto best = rib_.best(id);
+  const auto one = [&](PathId p) {
+    if (wanted == kNone || rib_.path(p).peer == wanted) out.push_back(route_info(id, p, query.with_attributes));
+  };
+  if (best != kNone) one(best);
+  if (query.best_only) return;
+  for (auto p = rib_.first_path(id); p != kNone; p = rib_.path(p).next)
+    if (p != best) one(p);
+}
+
 std::vector<RouteInfo> EngineCore::routes(const RouteQuery& query) const {
   std::vector<RouteInfo> out;
-  RibPeerId wanted = kNone;
-  if (query.peer) {
-    if (query.peer->empty()) wanted = kLocalPeer;
-    for (const auto& [ip, peer] : peers_)
-      if (peer->config().name == *query.peer) wanted = peer->rib_id();
-    if (wanted == kNone) return out;
-  }
-  const auto add = [&](PrefixId id) {
-    // The winner first, then the others.
-    const auto best = rib_.best(id);
-    const auto one = [&](PathId p) {
-      if (wanted != kNone && rib_.path(p).peer != wanted) return;
-      if (out.size() < query.limit) out.push_back(route_info(id, p, query.with_attributes));
-    };
-    if (best != kNone) one(best);
-    if (query.best_only) return;
-    for (auto p = rib_.first_path(id); p != kNone; p = rib_.path(p).next)
-      if (p != best) one(p);
-  };
+  const auto wanted = wanted_peer(query);
+  if (!wanted) return out;
   if (query.exact || query.covering) {
     const auto id = query.exact ? rib_.find(query.exact->masked()) : rib_.longest_match(*query.covering);
-    if (id != kNone) add(id);
+    if (id != kNone) add_routes(id, *wanted, query, out);
     return out;
   }
   std::vector<PrefixId> ids;
   for (PrefixId id = 0; id < rib_.id_limit(); ++id)
-    if (rib_.used(id) && rib_.first_path(id) != kNone && (!query.family || rib_.prefix(id).family() == *query.family))
-      ids.push_back(id);
+    if (rib_.used(id) && rib_.first_path(id) != kNone) ids.push_back(id);
   std::sort(ids.begin(), ids.end(), [&](auto a, auto b) { return rib_.prefix(a) < rib_.prefix(b); });
   for (auto id : ids) {
     if (out.size() >= query.limit) break;
-    add(id);
+    add_routes(id, *wanted, query, out);
   }
+  if (out.size() > query.limit) out.resize(query.limit);
   return out;
+}
+
+RoutePage EngineCore::route_page(const RouteQuery& query, std::uint32_t from, std::size_t prefixes) const {
+  RoutePage page;
+  if (query.exact || query.covering) {
+    page.routes = routes(query);
+    return page;
+  }
+  const auto wanted = wanted_peer(query);
+  if (!wanted) return page;
+  const auto end = std::min<std::size_t>(rib_.id_limit(), from + prefixes);
+  for (PrefixId id = from; id < end; ++id) add_routes(id, *wanted, query, page.routes);
+  if (end < rib_.id_limit()) page.next = static_cast<std::uint32_t>(end);
+  return page;
 }
 
 EngineStatus EngineCore::status() const {
@@ -725,6 +745,9 @@ void Engine::next_hops_changed() { core_->next_hops_changed(nullptr); }
 void Engine::next_hop_changed(const Ip& next_hop) { core_->next_hops_changed(&next_hop); }
 std::vector<PeerStatus> Engine::peers() const { return core_->peers(); }
 std::vector<RouteInfo> Engine::routes(const RouteQuery& query) const { return core_->routes(query); }
+RoutePage Engine::route_page(const RouteQuery& query, std::uint32_t from, std::size_t prefixes) const {
+  return core_->route_page(query, from, prefixes);
+}
 EngineStatus Engine::status() const { return core_->status(); }
 const Options& Engine::options() const { return core_->options(); }
 awaitable<void> Engine::stop(bool planned) {

@@ -181,6 +181,7 @@ struct FamilyStatus {
 struct PeerStatus {
   PeerConfig config;  ///< with the password blanked
   bool dynamic = false;
+  bool imports = false, exports = false;  ///< the policy in force
   PeerState state = PeerState::idle;
   bool passive_wait = false;  ///< state active, but only listening
   WallTime since;             ///< of the last change of `state`
@@ -199,6 +200,7 @@ struct PeerStatus {
 struct RouteInfo {
   Prefix prefix;
   std::string peer;  ///< empty = local route
+  Ip from;           ///< its address; 0.0.0.0 = local
   bool best = false, stale = false, internal = true;
   std::string unusable;  ///< why it cannot win ("next hop 10.0.0.9 is unreachable"), empty if it can
   Ip next_hop;
@@ -219,6 +221,12 @@ struct RouteQuery {
   bool best_only = false;
   bool with_attributes = false;
   std::size_t limit = SIZE_MAX;
+};
+
+/// A part of a long list, in no order of meaning.
+struct RoutePage {
+  std::vector<RouteInfo> routes;      ///< paths of one prefix are next to each other, the winner first
+  std::optional<std::uint32_t> next;  ///< where to go on; nullopt: this was the last
 };
 
 struct EngineStatus {
@@ -275,6 +283,9 @@ class Engine {
 
   [[nodiscard]] std::vector<PeerStatus> peers() const;
   [[nodiscard]] std::vector<RouteInfo> routes(const RouteQuery& query) const;
+  /// The same without sorting, at most `prefixes` prefixes looked at a call; begins at 0. Routes that come or go
+  /// between two calls may be missed or not, others are seen once. `limit` is not used.
+  [[nodiscard]] RoutePage route_page(const RouteQuery& query, std::uint32_t from, std::size_t prefixes) const;
   [[nodiscard]] EngineStatus status() const;
   [[nodiscard]] const Options& options() const;
 

@@ -33,6 +33,7 @@ class EngineCore {
   void next_hops_changed(const Ip* only);
   std::vector<PeerStatus> peers() const;
   std::vector<RouteInfo> routes(const RouteQuery& query) const;
+  RoutePage route_page(const RouteQuery& query, std::uint32_t from, std::size_t prefixes) const;
   EngineStatus status() const;
   void stop(bool planned);
 
@@ -85,6 +86,8 @@ class EngineCore {
   void end_deferral();
   void heartbeat();
   RouteInfo route_info(PrefixId id, PathId path, bool with_attributes) const;
+  std::optional<RibPeerId> wanted_peer(const RouteQuery& query) const;  // kNone: any; nullopt: no such peer
+  void add_routes(PrefixId id, RibPeerId wanted, const RouteQuery& query, std::vector<RouteInfo>& out) const;
 
   Loop& loop_;
   Options options_;

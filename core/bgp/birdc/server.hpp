@@ -6,10 +6,10 @@
 ///   …
 ///   loop.call([&] { birdc.stop(); });     // before the engine goes
 ///
-/// Thread: loop (the engine's). Owns: the socket file (mode 0660), its connections. Errors of start(): of the file system,
-/// exists when a living server answers there (a dead one's file is replaced).
-/// Limits: 32 clients, 1 KiB a line, 60 s for a client that does not take its answer; long lists are produced in pages, so
-/// that no turn of the loop grows with the table.
+/// Thread: loop (the engine's). Owns: the socket file (mode 0660), its connections. Errors of start(): of the file
+/// system, exists when a living server answers there (a dead one's file is replaced). Limits: 32 clients, 1 KiB a line,
+/// 60 s for a client that does not take its answer; long lists are produced in pages, so that no turn of the loop grows
+/// with the table.
 #include <memory>
 #include <string>
 

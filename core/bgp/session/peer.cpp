@@ -746,6 +746,8 @@ PeerStatus Peer::status() const {
   st.config = config_;
   if (!st.config.password.empty()) st.config.password = "[secret]";
   st.dynamic = dynamic_;
+  st.imports = imports();
+  st.exports = exports();
   st.state = fsm_.state();
   st.passive_wait = st.state == PeerState::active && fsm_.config().passive;
   st.since = since_;
