@@ -78,7 +78,7 @@ class KernelBgp final : public FibSink, public NextHopResolver {
   void start(KernelHooks hooks);
   /// Nothing is written or told after this. Idempotent.
   void stop();
-  /// Other interfaces or protocols to import: announcements follow. `protocol` and `metric` stay as they were.
+  /// Other interfaces or protocols to import: announcements follow. What is exported and how stays as it was.
   void reconfigure(const KernelOptions& options);
   [[nodiscard]] KernelStatus status() const;
 

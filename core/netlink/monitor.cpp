@@ -19,6 +19,7 @@ struct Monitor::State {
   }
 
   void deliver(const Message& m) {
+    if (handlers.ignored_port != 0 && m.pid == handlers.ignored_port) return;
     switch (m.type) {
       case RTM_NEWLINK:
       case RTM_DELLINK:

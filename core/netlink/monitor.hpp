@@ -31,6 +31,9 @@ struct MonitorHandlers {
   std::function<void(const Rule&, bool gone)> on_rule;
   /// Events were lost, or the socket failed: read everything again. `why` is for the log.
   std::function<void(std::string_view why)> on_resync;
+  /// Changes made through this netlink port (Rtnl::port()) are not told: their maker knows. 0 = all are told. What the
+  /// kernel does by itself is always told.
+  std::uint32_t ignored_port = 0;
 };
 
 class Monitor {

@@ -125,6 +125,8 @@ class Rtnl {
   [[nodiscard]] Result<Route> lookup(const Ip& dst, LookupOptions options = {});
 
   [[nodiscard]] Result<BatchResult> commit(const Batch& batch);
+  /// Our netlink port, which events caused by our changes carry (MonitorHandlers::ignored_port).
+  std::uint32_t port() const { return socket_.port(); }
   /// One operation, its error as a Status.
   template <class F>
   [[nodiscard]] Status one(F&& fill) {

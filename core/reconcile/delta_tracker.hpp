@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <type_traits>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -106,6 +107,8 @@ class DeltaTracker {
   }
 
   bool in_sync() const { return updates_.empty() && deletions_.empty(); }
+  /// Items that are as desired.
+  std::size_t in_sync_count() const { return entries_.size() - updates_.size() - deletions_.size(); }
   std::size_t pending_updates() const { return updates_.size(); }
   std::size_t pending_deletions() const { return deletions_.size(); }
   std::size_t size() const { return entries_.size(); }
@@ -140,17 +143,19 @@ class DeltaTracker {
     return done;
   }
 
-  /// For writers that batch: read what is pending, write it, then mark what the kernel acknowledged.
+  /// For writers that batch: read what is pending, write it, then mark what the kernel acknowledged. An f() that
+  /// returns bool ends the walk with false.
   template <class F>
   void for_each_update(F&& f) const {
     for (const auto& key : updates_) {
       const Entry& e = entries_.at(key);
-      f(key, std::as_const(*e.desired), e.has());
+      if (!go_on([&] { return f(key, std::as_const(*e.desired), e.has()); })) return;
     }
   }
   template <class F>
   void for_each_deletion(F&& f) const {
-    for (const auto& key : deletions_) f(key, std::as_const(*entries_.at(key).actual));
+    for (const auto& key : deletions_)
+      if (!go_on([&] { return f(key, std::as_const(*entries_.at(key).actual)); })) return;
   }
   /// The desired value of `key` is in the kernel now.
   void mark_updated(const K& key) {
@@ -184,6 +189,16 @@ class DeltaTracker {
     bool present() const { return synced || actual != nullptr; }
     const V* has() const { return synced ? desired.get() : actual.get(); }
   };
+
+  template <class F>
+  static bool go_on(F&& f) {
+    if constexpr (std::is_same_v<decltype(f()), bool>) {
+      return f();
+    } else {
+      f();
+      return true;
+    }
+  }
 
   void settle(const K& key, Entry& e) {
     if (e.desired && e.actual && Equal{}(*e.desired, *e.actual)) {
