@@ -419,6 +419,7 @@ void Client::close() {
   impl_->freed.cancel();
 }
 
+void Client::move_on(const Endpoint& from) { impl_->move_on(from); }
 Endpoint Client::current() const { return impl_->options.endpoints[impl_->current]; }
 
 }  // namespace calico::http

@@ -77,6 +77,8 @@ class Client {
   [[nodiscard]] awaitable<Result<std::unique_ptr<LineReader>>> open(ClientRequest request);
   /// Closes idle connections and makes running requests fail with closed.
   void close();
+  /// Tries another endpoint first next time, if this one is the first now: for answers that say "not me".
+  void move_on(const Endpoint& from);
   /// The endpoint tried first now.
   Endpoint current() const;
 

@@ -4,8 +4,6 @@
 ///   Certificates pki;                              // ca.crt
 ///   auto server = pki.issue("server");             // TlsFiles for 127.0.0.1, ::1 and localhost, both purposes
 ///   auto other = Certificates().ca();
-#include <gtest/gtest.h>
-
 #include <stdexcept>
 #include <string>
 

@@ -716,10 +716,18 @@ TEST_P(DatastoreConformance, CompactionForgetsThePastAndKeepsThePresent) {
   const auto refused = run(past->next(), "the end of a watch");
   EXPECT_EQ(code(refused), Errc::compacted);
   EXPECT_EQ(past->compacted_at(), r5);
+  // At the compacted revision itself: all of it, or the refusal. Never a history with a hole.
   auto edge = watch(r5);
-  const auto got = events(*edge, 2);
-  EXPECT_EQ(got[0].kv.mod_revision, r5);
-  EXPECT_EQ(got[1].kv.mod_revision, r6);
+  const auto first = run(edge->next(), "the compacted revision");
+  if (first) {
+    auto got = first->events;
+    if (got.size() < 2) got.push_back(events(*edge, 1).at(0));
+    EXPECT_EQ(got[0].kv.mod_revision, r5);
+    EXPECT_EQ(got[1].kv.mod_revision, r6);
+  } else {
+    EXPECT_EQ(code(first), Errc::compacted);
+    EXPECT_EQ(edge->compacted_at(), r5);
+  }
 
   EXPECT_EQ(code(run(ds_->compact(r5))), Errc::compacted);
   EXPECT_EQ(code(run(ds_->compact(r1))), Errc::compacted);
