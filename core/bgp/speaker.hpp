@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/base/error.hpp"
 #include "core/config/config.hpp"
@@ -28,11 +29,12 @@ class Engine;
 class Speaker {
  public:
   struct Options {
-    std::string node;        ///< name of our Node resource
-    bool compute = false;    ///< announces the routes of its interfaces, installs what it learns
-    bool reflector = false;  ///< route reflector: cluster id, clients
-    std::string state_dir;   ///< restart marker
-    std::string run_dir;     ///< bird.ctl
+    std::string node;                ///< name of our Node resource
+    bool compute = false;            ///< announces the routes of its interfaces, installs what it learns
+    bool reflector = false;          ///< route reflector: cluster id, clients
+    std::vector<std::string> roles;  ///< labels of our Node; empty = from the two above
+    std::string state_dir;           ///< restart marker
+    std::string run_dir;             ///< bird.ctl
   };
   struct Hooks {
     std::function<void(std::string)> status;  ///< one line for STATUS=

@@ -1,0 +1,407 @@
+// Engine, kernel, birdc, sessions from Nodes and the own Node, put together.
+#include "core/bgp/speaker.hpp"
+
+#include <boost/asio/steady_timer.hpp>
+#include <boost/json.hpp>
+#include <set>
+
+#include "core/bgp/birdc/server.hpp"
+#include "core/bgp/engine.hpp"
+#include "core/bgp/kernel.hpp"
+#include "core/bgp/node_sessions.hpp"
+#include "core/bgp/speaker_settings.hpp"
+#include "core/log/log.hpp"
+#include "core/loop/task_group.hpp"
+#include "core/model/keys.hpp"
+#include "core/netlink/monitor.hpp"
+#include "core/netlink/rtnl.hpp"
+#include "core/sync/view.hpp"
+
+namespace calico::bgp {
+namespace {
+
+namespace json = boost::json;
+
+constexpr auto kStopTime = std::chrono::seconds(8);
+constexpr auto kAddressPause = std::chrono::milliseconds(200);  // addresses change in bursts
+/// Interfaces of our own whose addresses are the tenants' gateways, not the host's.
+constexpr const char* kOwnDevices = "ns-calico*";
+constexpr std::uint32_t kTentative = 0x40, kDadFailed = 0x08;  // IFA_F_*
+
+/// Every global address of the host, with its length.
+Result<std::vector<Prefix>> host_addresses(netlink::Rtnl& nl, const std::vector<std::string>& tenants) {
+  auto links = nl.links();
+  if (!links) return tl::unexpected(links.error());
+  auto addresses = nl.addresses();
+  if (!addresses) return tl::unexpected(addresses.error());
+  std::set<IfIndex> not_ours;
+  for (const auto& l : *links) {
+    bool tenant = netlink::matches_interface(kOwnDevices, l.name);
+    for (const auto& pattern : tenants) tenant = tenant || netlink::matches_interface(pattern, l.name);
+    if (tenant) not_ours.insert(l.index);
+  }
+  std::vector<Prefix> out;
+  for (const auto& a : *addresses)
+    if (a.global() && !(a.flags & (kTentative | kDadFailed)) && !a.prefix.addr.is_loopback() &&
+        !not_ours.contains(a.link))
+      out.push_back(a.prefix);
+  return out;
+}
+
+Result<Ip> source_towards(netlink::Rtnl& nl, const Ip& to) {
+  netlink::LookupOptions options;
+  options.fib_match = false;
+  auto route = nl.lookup(to, options);
+  if (!route) return tl::unexpected(route.error());
+  if (!route->prefsrc) return fail(Errc::not_found, "the route to {} has no source", to);
+  return *route->prefsrc;
+}
+
+Result<SpeakerSettings> settings_of(const config::Config& config, const Speaker::Options& options) {
+  auto nl = netlink::Rtnl::open();
+  if (!nl) return tl::unexpected(nl.error());
+  auto addresses = host_addresses(*nl, config.list("bgp.kernel_import"));
+  if (!addresses) return tl::unexpected(addresses.error());
+  HostLook host;
+  host.source_towards = [&](const Ip& to) { return source_towards(*nl, to); };
+  for (const auto& p : *addresses) host.global_addresses.push_back(p.addr);
+  return speaker_settings(config, {options.compute, options.reflector, options.state_dir}, host);
+}
+
+}  // namespace
+
+class Speaker::Impl {
+ public:
+  Impl(Options o, SpeakerSettings s, sync::View& v, sync::Report& r, Hooks h)
+      : options(std::move(o)), settings(std::move(s)), view(v), report(r), hooks(std::move(h)) {}
+
+  Status open() {
+    auto opened = KernelBgp::open(loop, settings.kernel);
+    if (!opened) return wrap(opened.error(), "kernel routes");
+    kernel = std::move(*opened);
+    auto opened_nl = netlink::Rtnl::open();
+    if (!opened_nl) return tl::unexpected(opened_nl.error());
+    nl.emplace(std::move(*opened_nl));
+    netlink::MonitorHandlers handlers;
+    handlers.on_address = [this](const netlink::Address&, bool) { addresses_changed(); };
+    handlers.on_resync = [this](std::string_view) { addresses_changed(); };
+    auto opened_monitor = netlink::Monitor::open(loop.executor(), netlink::Monitor::kAddresses, std::move(handlers));
+    if (!opened_monitor) return tl::unexpected(opened_monitor.error());
+    monitor.emplace(std::move(*opened_monitor));
+    engine.emplace(loop, settings.engine);
+    engine->set_fib_sink(kernel.get());
+    engine->set_next_hop_resolver(kernel.get());
+    engine->set_event_sink([this](const PeerEvent& e) { event(e); });
+    birdc.emplace(loop, *engine, BirdcServer::Options{options.run_dir + "/bird.ctl", settings.kernel.export_routes});
+    return {};
+  }
+
+  Status start() {  // main thread
+    loop.start();
+    auto s = loop.call([this]() -> Status {
+      if (auto ok = engine->start(); !ok) return ok;
+      if (auto ok = birdc->start(); !ok) return wrap(ok.error(), "bird.ctl");
+      kernel->start(hooks_of(*engine, [](std::string_view what) { log::warn("bgp.kernel", "what", what); }));
+      monitor->start();
+      say_own_node();
+      if (!settings.from_datastore) apply_peers();
+      tell_status();
+      return {};
+    });
+    if (!s) return s;
+    subscription = view.watch({std::string(model::kNodes)}, loop.executor(),
+                              [this](const sync::Batch& batch) { nodes_changed(batch); });
+    return {};
+  }
+
+  void stop() {  // main thread
+    subscription.reset();
+    loop.call([this] {
+      address_timer.cancel();
+      monitor->stop();
+      birdc->stop();
+      kernel->stop();
+      tasks.spawn("stop", [this]() -> awaitable<void> {
+        co_await engine->stop(true);
+        stop_deadline.cancel();
+      });
+      stop_deadline.expires_after(kStopTime);
+      stop_deadline.async_wait([this](boost::system::error_code ec) {
+        if (!ec) loop.io().stop();
+      });
+    });
+    loop.stop();
+  }
+
+  // ---- loop
+
+  void nodes_changed(const sync::Batch& batch) {
+    if (batch.usable) usable = true;
+    waiting_reason = batch.state.reason;
+    bool changed = false;
+    for (const auto& u : batch.updates) {
+      if (!u.key.starts_with(model::kNodes)) continue;
+      const auto name = u.key.substr(model::kNodes.size());
+      if (name.empty() || name.find('/') != std::string::npos) continue;
+      changed = true;
+      if (!u.value) {
+        nodes.erase(name);
+        broken.erase(name);
+        continue;
+      }
+      auto node = model::parse_node(*u.value);
+      if (!node) {
+        // A value nobody can read is no order to end a session: what was known of the Node stays.
+        if (broken[name] != node.error().what)
+          log::warn("bgp.node_unreadable", "node", name, "what", node.error().what);
+        broken[name] = node.error().what;
+        continue;
+      }
+      broken.erase(name);
+      nodes.insert_or_assign(name, std::move(*node));
+    }
+    // Nothing known yet is not the same as nobody: without a snapshot the engine is not told that it has no peers.
+    if (settings.from_datastore && usable && (changed || !applied)) apply_peers();
+    tell_status();
+  }
+
+  void apply_peers() {
+    auto peers = settings.peers;
+    if (settings.from_datastore) {
+      Self self;
+      self.name = options.node;
+      self.as = settings.engine.local_as;
+      self.reflector = options.reflector;
+      self.ipv4 = settings.ipv4;
+      self.ipv6 = settings.ipv6;
+      std::vector<std::string> ignored;
+      std::set<std::string> names;
+      std::set<Ip> addresses;
+      for (const auto& p : peers) {
+        names.insert(p.name);
+        addresses.insert(p.address);
+      }
+      for (auto& p : peers_from_nodes(nodes, self, &ignored)) {
+        if (addresses.contains(p.address)) continue;  // the configuration says more about it
+        while (!names.insert(p.name).second) p.name += "_";
+        p.local_address = p.address.is_v4() ? settings.ipv4 : settings.ipv6;
+        peers.push_back(std::move(p));
+      }
+      for (const auto& line : ignored)
+        if (!told_ignored.contains(line)) log::warn("bgp.node_ignored", "what", line);
+      told_ignored = {ignored.begin(), ignored.end()};
+    }
+    auto s = engine->set_peers(std::move(peers), settings.ranges);
+    if (s) {
+      applied = true;
+      peers_error.clear();
+    } else {
+      peers_error = s.error().what;
+      log::error("bgp.peers_refused", "what", peers_error);
+    }
+  }
+
+  void addresses_changed() {
+    address_timer.expires_after(kAddressPause);
+    address_timer.async_wait([this](boost::system::error_code ec) {
+      if (!ec) say_own_node();
+    });
+  }
+
+  void say_own_node() {
+    auto addresses = host_addresses(*nl, settings.kernel.import_interfaces);
+    if (!addresses) {
+      log::warn("bgp.addresses", "what", addresses.error().what);
+      return addresses_changed();
+    }
+    OwnNode own;
+    own.name = options.node;
+    own.roles = options.roles;
+    if (own.roles.empty()) {
+      if (options.compute) own.roles.emplace_back("compute");
+      if (options.reflector) own.roles.emplace_back("route-reflector");
+    }
+    own.as = settings.engine.local_as;
+    const auto with_length = [&](const std::optional<Ip>& ip) -> std::optional<Prefix> {
+      if (!ip) return std::nullopt;
+      for (const auto& p : *addresses)
+        if (p.addr == *ip) return p;
+      return Prefix::host(*ip);
+    };
+    own.ipv4 = with_length(settings.ipv4);
+    own.ipv6 = with_length(settings.ipv6);
+    if (options.reflector) own.cluster_id = settings.engine.cluster_id;
+    for (const auto& p : *addresses) own.addresses.push_back(p.addr);
+    report.set_node(own.name, node_labels(own), node_spec(own));
+  }
+
+  void event(const PeerEvent& e) {
+    switch (e.kind) {
+      case PeerEvent::Kind::established:
+        log::info("bgp.established", "peer", e.peer, "what", e.text);
+        break;
+      case PeerEvent::Kind::down:
+        log::warn("bgp.down", "peer", e.peer, "what", e.text);
+        break;
+      default:
+        log::warn("bgp.event", "peer", e.peer, "what", e.text);
+    }
+    tell_status();
+  }
+
+  void tell_status() {
+    if (!hooks.status) return;
+    if (settings.from_datastore && !applied) {
+      hooks.status(fmt::format("waiting for the datastore to say who the peers are: {}", waiting_reason));
+      return;
+    }
+    if (!peers_error.empty()) {
+      hooks.status(fmt::format("peers refused: {}", peers_error));
+      return;
+    }
+    std::size_t up = 0, all = 0;
+    for (const auto& p : engine->peers()) {
+      ++all;
+      up += p.state == PeerState::established ? 1 : 0;
+    }
+    const auto status = engine->status();
+    hooks.status(fmt::format("{} of {} sessions established{}", up, all,
+                             status.isolated ? "; isolated: what was learned is kept as stale" : ""));
+  }
+
+  std::string describe() {
+    json::array sessions;
+    for (const auto& p : engine->peers()) {
+      json::object s;
+      s["name"] = p.config.name;
+      s["address"] = p.config.address.to_string();
+      s["remote_as"] = p.config.remote_as.value_or(settings.engine.local_as).value;
+      s["from"] = p.config.from == Origin::datastore ? "datastore" : p.dynamic ? "range" : "configuration";
+      s["client"] = p.config.route_reflector_client;
+      s["state"] = to_string(p.state);
+      s["since"] = std::chrono::duration_cast<std::chrono::seconds>(p.since.time_since_epoch()).count();
+      s["last_error"] = p.last_error;
+      s["graceful_restart"] = json::object{{"active", p.gr_active}, {"left_ms", p.gr_left.count()}};
+      const auto family = [](const FamilyStatus& f) {
+        return json::object{{"negotiated", f.negotiated},
+                            {"imported", f.imported},
+                            {"exported", f.exported},
+                            {"stale", f.stale},
+                            {"end_of_rib", f.eor_received}};
+      };
+      s["ipv4"] = family(p.v4);
+      s["ipv6"] = family(p.v6);
+      sessions.push_back(std::move(s));
+    }
+    const auto e = engine->status();
+    const auto k = kernel->status();
+    json::object out;
+    out["router_id"] = e.router_id.to_string();
+    out["local_as"] = e.local_as.value;
+    out["cluster_id"] = options.reflector && settings.engine.cluster_id
+                            ? json::value(settings.engine.cluster_id->to_string())
+                            : json::value(nullptr);
+    out["sessions"] = std::move(sessions);
+    out["routes"] = json::object{{"ipv4", e.routes_v4}, {"ipv6", e.routes_v6}};
+    out["converged"] = e.converged;
+    out["deferring_ms"] = e.deferral_left.count();
+    out["isolated"] = e.isolated;
+    json::array faults;
+    for (const auto& f : k.faults) faults.emplace_back(f);
+    out["kernel"] = json::object{{"announced", k.imported}, {"installed", k.exported},  {"pending", k.pending},
+                                 {"failed", k.failed},      {"left_over", k.left_over}, {"faults", std::move(faults)}};
+    json::array unreadable;
+    for (const auto& [name, what] : broken) unreadable.emplace_back(fmt::format("Node {}: {}", name, what));
+    for (const auto& line : told_ignored) unreadable.emplace_back(line);
+    out["ignored"] = std::move(unreadable);
+    out["error"] = peers_error;
+    return json::serialize(out);
+  }
+
+  const Options options;
+  SpeakerSettings settings;  // after start(): loop
+  sync::View& view;
+  sync::Report& report;
+  const Hooks hooks;
+  int users = 0;  // main thread
+
+  Loop loop{"bgp"};
+  std::unique_ptr<KernelBgp> kernel;
+  std::optional<netlink::Rtnl> nl;
+  std::optional<netlink::Monitor> monitor;
+  std::optional<Engine> engine;
+  std::optional<BirdcServer> birdc;
+  TaskGroup tasks{loop.executor(), "bgp-speaker"};
+  asio::steady_timer address_timer{loop.io()}, stop_deadline{loop.io()};
+  std::unique_ptr<sync::Subscription> subscription;
+
+  Nodes nodes;
+  std::map<std::string, std::string> broken;  // Nodes whose value cannot be read, and why
+  std::set<std::string> told_ignored;
+  bool usable = false, applied = false;
+  std::string peers_error, waiting_reason = "no answer yet";
+};
+
+Speaker::Speaker(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Speaker::~Speaker() {
+  if (impl_->users > 0) {
+    impl_->users = 1;
+    stop();
+  }
+}
+
+Result<std::unique_ptr<Speaker>> Speaker::create(const config::Config& config, Options options, sync::View& view,
+                                                 sync::Report& report, Hooks hooks) {
+  auto settings = settings_of(config, options);
+  if (!settings) return tl::unexpected(settings.error());
+  auto impl = std::make_unique<Impl>(std::move(options), std::move(*settings), view, report, std::move(hooks));
+  if (auto s = impl->open(); !s) return tl::unexpected(s.error());
+  return std::unique_ptr<Speaker>(new Speaker(std::move(impl)));
+}
+
+Status Speaker::start() {
+  if (impl_->users > 0) {
+    ++impl_->users;
+    return {};
+  }
+  auto s = impl_->start();
+  if (!s) {
+    impl_->stop();
+    return s;
+  }
+  impl_->users = 1;
+  return {};
+}
+
+Status Speaker::reconfigure(const config::Config& config) {
+  auto settings = settings_of(config, impl_->options);
+  if (!settings) return tl::unexpected(settings.error());
+  if (impl_->users == 0) {
+    impl_->settings = std::move(*settings);
+    return {};
+  }
+  return impl_->loop.call([&]() -> Status {
+    // What the engine itself was made with stays; peers, ranges and their hold time are taken.
+    auto& s = impl_->settings;
+    s.peers = std::move(settings->peers);
+    s.ranges = std::move(settings->ranges);
+    if (impl_->applied || !s.from_datastore) impl_->apply_peers();
+    impl_->tell_status();
+    if (!impl_->peers_error.empty()) return fail(Errc::invalid, "{}", impl_->peers_error);
+    return {};
+  });
+}
+
+void Speaker::stop() {
+  if (impl_->users == 0 || --impl_->users > 0) return;
+  impl_->stop();
+}
+
+Engine& Speaker::engine() { return *impl_->engine; }
+
+std::string Speaker::describe() {
+  if (impl_->users == 0) return "{}";
+  return impl_->loop.call([this] { return impl_->describe(); });
+}
+
+}  // namespace calico::bgp

@@ -1,0 +1,40 @@
+#pragma once
+/// What the configuration and the host's addresses say about the speaker: a function of both, so that it is tested
+/// without a kernel. Password files are read here.
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/bgp/engine.hpp"
+#include "core/bgp/kernel.hpp"
+#include "core/config/config.hpp"
+
+namespace calico::bgp {
+
+struct SpeakerSettings {
+  Options engine;
+  KernelOptions kernel;
+  std::vector<PeerConfig> peers;
+  std::vector<RangeConfig> ranges;
+  std::optional<Ip> ipv4, ipv6;  ///< our ends of sessions
+  bool from_datastore = true;    ///< peers follow from the Nodes
+};
+
+struct SpeakerRole {
+  bool compute = false;
+  bool reflector = false;
+  std::string state_dir;
+};
+
+/// The host, as far as the default of source_address needs it.
+struct HostLook {
+  /// The source the kernel takes towards an address. Errors: not_found.
+  std::function<Result<Ip>(const Ip&)> source_towards;
+  std::vector<Ip> global_addresses;
+};
+
+/// Errors: invalid (no address to peer from; no IPv4 router id), not_found, no_permission (a password file).
+[[nodiscard]] Result<SpeakerSettings> speaker_settings(const config::Config& config, const SpeakerRole& role,
+                                                       const HostLook& host);
+
+}  // namespace calico::bgp
