@@ -177,6 +177,7 @@ Status EngineCore::open_listener(const Endpoint& at) {
   // The address may come after us at boot; a TTL of 255 serves peers with TTL security.
   if (auto s = set_free_bind(acceptor.native_handle(), at.address.family()); !s) return s;
   if (auto s = set_ttl(acceptor.native_handle(), at.address.family(), 255); !s) return s;
+  if (auto s = set_save_syn(acceptor.native_handle()); !s) return s;
   acceptor.bind(endpoint, ec);
   if (ec) return bad("bind");
   acceptor.listen(kBacklog, ec);

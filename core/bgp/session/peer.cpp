@@ -207,6 +207,11 @@ void Peer::open_connection(Slot slot) {
 
 void Peer::accept(tcp::socket socket) {
   auto keep = shared_from_this();
+  if (config_.ttl_security)
+    if (const auto ttl = syn_ttl(socket.native_handle()); ttl && *ttl < 256 - std::max(config_.multihop, 1)) {
+      core_.report(PeerEvent::Kind::refused, config_.name, fmt::format("TTL {} is not that of a neighbour", *ttl));
+      return;
+    }
   auto verdict = fsm_.accept(core_.now());
   if (!verdict.slot) {
     if (verdict.collision) {
@@ -326,7 +331,8 @@ void Peer::perform(std::vector<Action> actions) {
   if (const auto s = fsm_.state(); s != last_state_) {
     const auto before = std::exchange(last_state_, s);
     since_ = std::chrono::system_clock::now();
-    if (dynamic_ && s == PeerState::active && before != PeerState::idle && !has_stale() && !removed_) core_.retire(*this);
+    if (dynamic_ && s == PeerState::active && before != PeerState::idle && !has_stale() && !removed_)
+      core_.retire(*this);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 
@@ -60,6 +61,22 @@ Status set_ttl(int fd, Family family, int ttl) {
 Status set_min_ttl(int fd, Family family, int ttl) {
   return family == Family::v4 ? set_int(fd, IPPROTO_IP, IP_MINTTL, ttl, "minimum TTL")
                               : set_int(fd, IPPROTO_IPV6, IPV6_MINHOPCOUNT, ttl, "minimum hop limit");
+}
+
+Status set_save_syn(int fd) { return set_int(fd, IPPROTO_TCP, TCP_SAVE_SYN, 1, "saved SYN"); }
+
+std::optional<int> syn_ttl(int fd) {
+  std::array<unsigned char, 256> syn{};  // from the IP header on
+  socklen_t size = syn.size();
+  if (getsockopt(fd, IPPROTO_TCP, TCP_SAVED_SYN, syn.data(), &size) != 0 || size < 20) return std::nullopt;
+  switch (syn[0] >> 4) {
+    case 4:
+      return syn[8];
+    case 6:
+      return syn[7];
+    default:
+      return std::nullopt;
+  }
 }
 
 Status set_free_bind(int fd, Family family) {
