@@ -1,20 +1,26 @@
 #include "core/node/runtime.hpp"
 
 #include <signal.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
 #include <boost/asio/signal_set.hpp>
+#include <boost/json.hpp>
 #include <filesystem>
 #include <map>
 #include <mutex>
 #include <set>
 
+#include "core/bgp/speaker.hpp"
 #include "core/log/log.hpp"
 #include "core/loop/loop.hpp"
 #include "core/module/context.hpp"
+#include "core/module/control_server.hpp"
 #include "core/module/module.hpp"
+#include "core/node/datastore.hpp"
 #include "core/node/notify.hpp"
 #include "core/store/db.hpp"
+#include "core/node/store_control.hpp"
+#include "core/sync/service.hpp"
 
 namespace calico::node {
 namespace {
@@ -33,10 +39,11 @@ class Runtime final : public module::Context {
 
   int run() {
     if (auto ok = prepare(); !ok) return say_failed(ok.error());
-    if (auto ok = make_shared_parts(); !ok) return say_failed(ok.error());
-    if (auto ok = start_modules(); !ok) {
+    auto started = make_shared_parts();
+    if (started) started = start_modules();
+    if (!started) {
       stop_all();
-      return say_failed(ok.error());
+      return say_failed(started.error());
     }
     wait_for_signals();
     stop_all();
@@ -48,12 +55,12 @@ class Runtime final : public module::Context {
   const std::string& run_dir() const override { return config_.text("node.run_dir"); }
   const std::vector<std::string>& roles() const override { return plan_.roles; }
   const config::Config& config() const override { return config_; }
-  sync::View& view() override { std::abort(); }
-  sync::Report& report() override { std::abort(); }
-  store::Datastore& datastore() override { std::abort(); }
-  store::Kv* kv() override { return nullptr; }
-  bgp::Speaker& speaker() override { std::abort(); }
-  module::Control& control() override { std::abort(); }
+  sync::View& view() override { return sync_->view(); }
+  sync::Report& report() override { return sync_->report(); }
+  store::Datastore& datastore() override { return sync_->datastore(); }
+  store::Kv* kv() override { return datastore_->kv(); }
+  bgp::Speaker& speaker() override { return *speaker_; }
+  module::Control& control() override { return control_; }
 
   void ready(std::string_view module) override {
     std::lock_guard lock(mutex_);
@@ -93,11 +100,14 @@ class Runtime final : public module::Context {
 
   Status prepare() {
     namespace fs = std::filesystem;
-    for (const auto& dir : {state_dir(), run_dir()}) {
+    // run_dir is open to read: dnsmasq reads its files there as its own user; the sockets in it have modes of their own.
+    const auto group = fs::perms::owner_all | fs::perms::group_read | fs::perms::group_exec;
+    for (const auto& [dir, mode] :
+         {std::pair{state_dir(), group}, std::pair{run_dir(), group | fs::perms::others_read | fs::perms::others_exec}}) {
       std::error_code ec;
       fs::create_directories(dir, ec);
       if (ec) return fail(Errc::no_permission, "{}: cannot be made: {}", dir, ec.message());
-      fs::permissions(dir, fs::perms::owner_all | fs::perms::group_read | fs::perms::group_exec, ec);
+      fs::permissions(dir, mode, ec);
     }
     auto lock = store::StateLock::acquire(state_dir(), "calico-node role " + joined(plan_.roles));
     if (!lock) return tl::unexpected(lock.error());
@@ -109,7 +119,73 @@ class Runtime final : public module::Context {
     return {};
   }
 
-  Status make_shared_parts() { return {}; }
+  bool has_role(std::string_view name) const {
+    return std::find(plan_.roles.begin(), plan_.roles.end(), name) != plan_.roles.end();
+  }
+
+  /// The order matters: what comes later uses what came before; stop_all() goes the other way.
+  Status make_shared_parts() {
+    auto datastore = Datastore::open(config_, has_role("controller"), state_dir());
+    if (!datastore) return tl::unexpected(datastore.error());
+    datastore_ = std::move(*datastore);
+
+    const auto& region = config_.text("openstack.region");
+    const std::string region_in_keys = region.empty() ? "no-region" : "region-" + region;
+    sync::Options options;
+    options.datastore = datastore_->shared();
+    options.node = node_name();
+    options.region = region_in_keys;
+    // The embedded datastore is the authority: no second copy of it on the same disk.
+    if (!datastore_->kv()) options.mirror_file = state_dir() + "/state.db";
+    if (has_role("controller")) options.extra_prefixes = {"/calico/felix/v2/" + region_in_keys + "/"};
+    auto service = sync::Service::open(std::move(options));
+    if (!service) return wrap(service.error(), "sync");
+    sync_ = std::move(*service);
+    sync_->start();
+    sync_state_ = sync_->view().watch({"/calico/resources/v3/projectcalico.org/clusterinformations/"}, io_.get_executor(),
+                                      [this](const sync::Batch& b) { sync_changed(b.state); });
+
+    if (has_role("compute") || has_role("route-reflector")) {
+      bgp::Speaker::Options bgp;
+      bgp.node = node_name();
+      bgp.compute = has_role("compute");
+      bgp.reflector = has_role("route-reflector");
+      bgp.state_dir = state_dir();
+      bgp.run_dir = run_dir();
+      bgp::Speaker::Hooks hooks;
+      hooks.status = [this](std::string line) { status("bgp", std::move(line)); };
+      hooks.fatal = [this](std::string reason) { fatal("bgp", std::move(reason)); };
+      auto speaker = bgp::Speaker::create(config_, bgp, sync_->view(), sync_->report(), hooks);
+      if (!speaker) return wrap(speaker.error(), "bgp");
+      speaker_ = std::move(*speaker);
+    }
+
+    store_control_ = std::make_unique<StoreControl>(*sync_, region, control_);
+    control_.handle("GET /status", [this](const module::ControlRequest&) { return describe(); });
+    return control_.listen(run_dir() + "/control.ctl");
+  }
+
+  void sync_changed(const sync::SyncState& state) {
+    status("sync", state.reason.empty() ? std::string(sync::to_string(state.phase))
+                                        : fmt::format("{} ({})", sync::to_string(state.phase), state.reason));
+    if (state.phase == phase_) return;
+    phase_ = state.phase;
+    log::info("sync.phase", "phase", sync::to_string(state.phase), "reason", state.reason, "revision", state.revision);
+  }
+
+  module::ControlReply describe() {
+    std::lock_guard lock(mutex_);
+    boost::json::object modules;
+    for (const auto& [name, text] : status_) modules[name] = text;
+    boost::json::array roles;
+    for (const auto& r : plan_.roles) roles.emplace_back(r);
+    return {200, boost::json::serialize(boost::json::object{{"version", CALICO_VERSION},
+                                                            {"name", node_name()},
+                                                            {"roles", roles},
+                                                            {"pid", getpid()},
+                                                            {"ready", ready_sent_},
+                                                            {"status", modules}})};
+  }
 
   Status start_modules() {
     for (const auto& m : plan_.modules) waiting_.insert(m.table->name);
@@ -177,6 +253,13 @@ class Runtime final : public module::Context {
     for (auto r = running_.rbegin(); r != running_.rend(); ++r) r->object->stop();
     for (auto r = running_.rbegin(); r != running_.rend(); ++r) r->table->destroy(r->object);
     running_.clear();
+    control_.stop();
+    store_control_.reset();
+    speaker_.reset();
+    sync_state_.reset();
+    if (sync_) sync_->stop();
+    sync_.reset();
+    datastore_.reset();
     log::info("node.stopped");
   }
 
@@ -185,6 +268,13 @@ class Runtime final : public module::Context {
   asio::io_context io_{1};
   asio::signal_set signals_{io_, SIGTERM, SIGINT, SIGHUP};
   std::optional<store::StateLock> lock_;
+  std::unique_ptr<Datastore> datastore_;
+  std::unique_ptr<sync::Service> sync_;
+  std::unique_ptr<sync::Subscription> sync_state_;
+  std::optional<sync::Phase> phase_;
+  std::unique_ptr<bgp::Speaker> speaker_;
+  std::unique_ptr<StoreControl> store_control_;
+  module::ControlServer control_;
   std::vector<Running> running_;
   std::string create_failure_;
   int exit_code_ = 0;

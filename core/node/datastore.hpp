@@ -1,0 +1,35 @@
+#pragma once
+/// The process' datastore: embedded and served to the other nodes (role controller without endpoints), or a client of a
+/// remote one.
+#include <memory>
+#include <string>
+
+#include "core/config/config.hpp"
+#include "core/store/datastore.hpp"
+
+namespace calico::store {
+class Kv;
+}
+
+namespace calico::node {
+
+/// Thread: main. Owns: the Kv, its gateway and their loop; or the client and its loop.
+class Datastore {
+ public:
+  /// Errors: invalid (no endpoints and no controller here; bad files), exists (address in use), those of Kv::open.
+  [[nodiscard]] static Result<std::unique_ptr<Datastore>> open(const config::Config& config, bool controller,
+                                                               const std::string& state_dir);
+  ~Datastore();
+  Datastore(const Datastore&) = delete;
+  Datastore& operator=(const Datastore&) = delete;
+
+  std::shared_ptr<store::Datastore> shared();
+  store::Kv* kv();  ///< nullptr when remote
+
+ private:
+  struct Impl;
+  explicit Datastore(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace calico::node
