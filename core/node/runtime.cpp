@@ -18,8 +18,8 @@
 #include "core/module/module.hpp"
 #include "core/node/datastore.hpp"
 #include "core/node/notify.hpp"
-#include "core/store/db.hpp"
 #include "core/node/store_control.hpp"
+#include "core/store/db.hpp"
 #include "core/sync/service.hpp"
 
 namespace calico::node {
@@ -100,10 +100,11 @@ class Runtime final : public module::Context {
 
   Status prepare() {
     namespace fs = std::filesystem;
-    // run_dir is open to read: dnsmasq reads its files there as its own user; the sockets in it have modes of their own.
+    // run_dir is open to read: dnsmasq reads its files there as its own user; the sockets in it have modes of their
+    // own.
     const auto group = fs::perms::owner_all | fs::perms::group_read | fs::perms::group_exec;
-    for (const auto& [dir, mode] :
-         {std::pair{state_dir(), group}, std::pair{run_dir(), group | fs::perms::others_read | fs::perms::others_exec}}) {
+    for (const auto& [dir, mode] : {std::pair{state_dir(), group},
+                                    std::pair{run_dir(), group | fs::perms::others_read | fs::perms::others_exec}}) {
       std::error_code ec;
       fs::create_directories(dir, ec);
       if (ec) return fail(Errc::no_permission, "{}: cannot be made: {}", dir, ec.message());
@@ -142,14 +143,15 @@ class Runtime final : public module::Context {
     if (!service) return wrap(service.error(), "sync");
     sync_ = std::move(*service);
     sync_->start();
-    sync_state_ = sync_->view().watch({"/calico/resources/v3/projectcalico.org/clusterinformations/"}, io_.get_executor(),
-                                      [this](const sync::Batch& b) { sync_changed(b.state); });
+    sync_state_ = sync_->view().watch({"/calico/resources/v3/projectcalico.org/clusterinformations/"},
+                                      io_.get_executor(), [this](const sync::Batch& b) { sync_changed(b.state); });
 
     if (has_role("compute") || has_role("route-reflector")) {
       bgp::Speaker::Options bgp;
       bgp.node = node_name();
       bgp.compute = has_role("compute");
       bgp.reflector = has_role("route-reflector");
+      bgp.roles = plan_.roles;
       bgp.state_dir = state_dir();
       bgp.run_dir = run_dir();
       bgp::Speaker::Hooks hooks;

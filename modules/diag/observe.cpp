@@ -1,6 +1,8 @@
 #include "modules/diag/observe.hpp"
 
 #include <algorithm>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
 #include <boost/json.hpp>
 #include <cctype>
 #include <filesystem>
@@ -8,6 +10,7 @@
 #include <iterator>
 #include <set>
 
+#include "core/http/message.hpp"
 #include "core/module/control_client.hpp"
 #include "core/netlink/sysctl.hpp"
 
@@ -75,6 +78,18 @@ std::vector<std::string> programs() {
   return {found.begin(), found.end()};
 }
 
+/// Whether a TCP connection to this "http(s)://ADDRESS:PORT" of our own host is taken.
+bool listens(const std::string& url) {
+  const auto at = http::Endpoint::parse(url);
+  const auto ip = at ? at->ip() : std::nullopt;
+  if (!ip) return false;
+  boost::asio::io_context io;
+  boost::asio::ip::tcp::socket socket(io);
+  boost::system::error_code ec;
+  socket.connect({boost::asio::ip::make_address(ip->to_string()), at->port}, ec);
+  return !ec;
+}
+
 std::vector<std::string> links() {
   std::vector<std::string> out;
   std::error_code ec;
@@ -139,8 +154,8 @@ void take_controller(Observed& seen, const std::string& text) {
   if (!o) return;
   const auto listen = text_of(*o, "api");
   if (listen.empty()) return;  // switched off
-  seen.api_serving = is_true(*o, "serving");
-  seen.api_detail = listen;
+  seen.api_serving = listens(listen);
+  seen.api_detail = *seen.api_serving ? listen : listen + ": nobody answers there";
 }
 
 Observed observe(const std::string& run_dir) {
