@@ -149,6 +149,7 @@ Rule read_rule(const Object& o) {
   r.not_protocol = read_protocol(o, "notProtocol");
   r.icmp = read_icmp(o, "icmp");
   r.not_icmp = read_icmp(o, "notICMP");
+  if (r.not_icmp && r.not_icmp->code) o.bad(o.at("notICMP.code"), "not supported yet; leave the code out");
   r.source = read_side(o, "source");
   r.destination = read_side(o, "destination");
   const bool ported = r.protocol == 6 || r.protocol == 17 || r.protocol == 33 || r.protocol == 132 || r.protocol == 136;

@@ -1,0 +1,584 @@
+#include "modules/felix/engine.hpp"
+
+#include <fmt/chrono.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <future>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "core/log/log.hpp"
+#include "core/loop/loop.hpp"
+#include "core/loop/task_group.hpp"
+#include "core/model/compiler.hpp"
+#include "core/model/keys.hpp"
+#include "core/model/resources.hpp"
+#include "core/netlink/monitor.hpp"
+#include "core/netlink/rtnl.hpp"
+#include "core/netlink/sysctl.hpp"
+#include "core/nft/connection.hpp"
+#include "modules/felix/firewall.hpp"
+#include "modules/felix/taps.hpp"
+
+namespace calico::felix {
+namespace {
+
+using namespace std::chrono_literals;
+namespace json = boost::json;
+
+std::int64_t now_us() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+std::string utc_now() {
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}",
+                     fmt::gmtime(std::chrono::system_clock::to_time_t(std::chrono::system_clock::now())));
+}
+
+/// When an endpoint's current revision was seen, when the kernel had it, when its state was handed to the report.
+/// Microseconds of the wall clock, 0 = not yet.
+struct Times {
+  store::Revision revision = 0;
+  std::int64_t seen_us = 0;
+  std::int64_t link_us = 0;  ///< its interface was first there
+  std::int64_t kernel_us = 0;
+  std::int64_t status_us = 0;
+};
+
+}  // namespace
+
+struct Engine::Impl {
+  Impl(std::string n, const config::Config& c, sync::View& v, sync::Report& r, Hooks h)
+      : node(std::move(n)),
+        config(c),
+        view(v),
+        report(r),
+        hooks(std::move(h)),
+        settings(settings_of(c)),
+        compiler(fresh_compiler()) {}
+
+  model::Compiler fresh_compiler() const {
+    return model::Compiler({.host = node,
+                            .ns = model::region_namespace(settings.region),
+                            .interface_prefixes = settings.interface_prefixes,
+                            .protect_nodes = settings.protect_nodes,
+                            .protected_ports = settings.protected_ports});
+  }
+
+  // ---- start ----
+
+  Status start() {
+    auto opened = netlink::Rtnl::open();
+    if (!opened) return wrap(opened.error(), "felix");
+    rtnl.emplace(std::move(*opened));
+    auto nft = nft::Connection::open();
+    if (!nft) return wrap(nft.error(), "felix");
+    firewall.emplace(std::move(*nft));
+    taps.emplace(*rtnl);
+
+    netlink::MonitorHandlers on;
+    on.on_link = [this](const netlink::Link& l, bool gone) { taps->on_link(l, gone), schedule_if_due(); };
+    on.on_address = [this](const netlink::Address& a, bool gone) { taps->on_address(a, gone), schedule(); };
+    on.on_route = [this](const netlink::Route& r, bool gone) { taps->on_route(r, gone), schedule_if_due(); };
+    on.on_neighbour = [this](const netlink::Neighbour& n, bool gone) {
+      taps->on_neighbour(n, gone), schedule_if_due();
+    };
+    on.on_resync = [this](std::string_view why) {
+      log::warn("felix.netlink_lost", "why", why, "action", "reading links, routes and neighbours again");
+      reload_taps = true;
+      schedule();
+    };
+    using M = netlink::Monitor;
+    auto m = M::open(loop.executor(), M::kLinks | M::kAddresses | M::kRoutes | M::kNeighbours, on);
+    if (!m) return wrap(m.error(), "felix");
+    link_monitor.emplace(std::move(*m));
+
+    nft::MonitorHandlers nft_on;
+    nft_on.on_generation = [this](const nft::Generation& g) {
+      if (g.pid != static_cast<std::uint32_t>(::getpid()) && loaded && !firewall->owned()) reload_firewall_soon();
+    };
+    nft_on.on_table = [this](const nft::TableRef& t, bool gone) {
+      if (!gone || !loaded || (t != kInet && t != kArp)) return;
+      reload_firewall = true;
+      schedule();
+    };
+    nft_on.on_resync = [this](std::string_view) {
+      reload_firewall = true;
+      schedule();
+    };
+    auto nm = nft::Monitor::open(loop.executor(), nft_on);
+    if (!nm) return wrap(nm.error(), "felix");
+    nft_monitor.emplace(std::move(*nm));
+
+    loop.start();
+    running = true;
+    started = std::chrono::steady_clock::now();
+    return loop.call([this]() -> Status {
+      link_monitor->start();
+      nft_monitor->start();
+      configure();
+      if (auto ok = taps->load(); !ok) return wrap(ok.error(), "felix");
+      tasks.emplace(loop.executor(), "felix");
+      tasks->spawn("heartbeat", [this]() { return heartbeat(); });
+      if (settings.endpoint_reporting) report.claim(model::endpoint_status_prefix(settings.region, node));
+      subscription = view.watch({std::string(model::kWorkloadEndpoints), std::string(model::kNetworkPolicies),
+                                 std::string(model::kGlobalNetworkPolicies), std::string(model::kNodes),
+                                 std::string(model::kFelixConfigurations)},
+                                loop.executor(), [this](const sync::Batch& b) { on_batch(b); });
+      return {};
+    });
+  }
+
+  void stop() {
+    if (!std::exchange(running, false)) return;
+    loop.call([this] {
+      subscription.reset();
+      stopping = true;
+      link_monitor->stop();
+      nft_monitor->stop();
+      if (tasks) tasks->cancel();
+    });
+    loop.stop();  // what is queued runs, nothing new is
+  }
+
+  /// Settings that hooks and interfaces follow.
+  void configure() {
+    firewall->configure(settings);
+    taps->configure(settings);
+    compiler.set_protection(settings.protect_nodes, settings.protected_ports);
+  }
+
+  /// The file's configuration, with what the datastore says between the defaults and it.
+  void take_configuration() {
+    configuration_changed = false;
+    auto values = felix_default;
+    for (const auto& [k, v] : felix_node) values[k] = v;
+    std::vector<std::string> ignored;
+    const auto next = settings_of(config.with_felix(values, &ignored));
+    if (next == settings) return;
+    const bool anew = next.interface_prefixes != settings.interface_prefixes || next.region != settings.region;
+    settings = next;
+    log::info("felix.configured", "interfaces", fmt::format("{}", fmt::join(settings.interface_prefixes, ",")),
+              "metadata", settings.metadata_address ? settings.metadata_address->to_string() : "off", "route_protocol",
+              settings.route_protocol);
+    configure();
+    if (anew) {
+      compiler = fresh_compiler();
+      compiler.set_host_addresses(host_addresses);
+      for (const auto* prefix :
+           {&model::kWorkloadEndpoints, &model::kNetworkPolicies, &model::kGlobalNetworkPolicies, &model::kNodes})
+        for (const auto& kv : view.range(*prefix)) compiler.update(kv.key, kv.value);
+      everything = true;
+    }
+    reload_taps = true;  // another protocol or prefix makes other objects ours
+  }
+
+  // ---- intent ----
+
+  void on_batch(const sync::Batch& b) {
+    if (stopping) return;
+    const auto now = now_us();
+    for (const auto& u : b.updates) {
+      if (u.key.starts_with(model::kFelixConfigurations)) {
+        on_felix_configuration(u);
+        continue;
+      }
+      compiler.update(u.key, u.value ? std::optional<std::string_view>(*u.value) : std::nullopt);
+      if (!u.key.starts_with(model::kWorkloadEndpoints) || !is_local(u.key)) continue;
+      if (!u.value) {
+        times.erase(u.key);
+        continue;
+      }
+      auto& t = times[u.key];
+      t.revision = u.mod_revision;
+      t.seen_us = now;
+      t.kernel_us = t.status_us = 0;
+    }
+    usable = usable || b.usable;
+    sync_state = b.state;
+    if (sync_state.phase == sync::Phase::in_sync && !std::exchange(was_in_sync, true)) beat();
+    schedule();
+  }
+
+  bool is_local(const std::string& key) const {
+    const auto rk = model::parse_resource_key(key);
+    if (!rk) return false;
+    const auto name = model::parse_wep_name(rk->name);
+    return name && name->host == node;
+  }
+
+  void on_felix_configuration(const sync::Update& u) {
+    const auto name = std::string_view(u.key).substr(model::kFelixConfigurations.size());
+    auto* into = name == "default" ? &felix_default : name == "node." + node ? &felix_node : nullptr;
+    if (!into) return;
+    configuration_changed = true;
+    if (!u.value) return into->clear();
+    auto f = model::parse_felix_configuration(*u.value);
+    if (!f) return log::warn("felix.bad_configuration", "key", u.key, "what", f.error().what, "action", "ignoring it");
+    *into = std::move(f->values);
+  }
+
+  // ---- kernel ----
+
+  void schedule() {
+    if (stopping || std::exchange(scheduled, true)) return;
+    loop.post([this] { apply(); });
+  }
+  void schedule_if_due() {
+    if (taps->pending() || taps->changed()) schedule();
+  }
+
+  void retry_later() {
+    if (stopping || std::exchange(retrying, true)) return;
+    retry_after = std::clamp(retry_after * 2, Duration(200ms), Duration(10s));
+    tasks->spawn("retry", [this]() -> awaitable<void> {
+      const bool due = co_await sleep_for(retry_after);
+      retrying = false;
+      if (due) schedule();
+    });
+  }
+
+  /// Somebody else changed rules: ours are looked at once that is over.
+  void reload_firewall_soon() {
+    if (stopping || std::exchange(looking, true)) return;
+    tasks->spawn("look", [this]() -> awaitable<void> {
+      const bool due = co_await sleep_for(500ms);
+      looking = false;
+      reload_firewall = true;
+      if (due) schedule();
+    });
+  }
+
+  void apply() {
+    scheduled = false;
+    if (stopping) return;
+    if (configuration_changed) take_configuration();
+    if (!usable) {
+      say(fmt::format("waiting for the datastore: {}",
+                      sync_state.reason.empty() ? "no snapshot yet, nothing is programmed" : sync_state.reason));
+      announce_ready();
+      return;
+    }
+    if (std::exchange(reload_taps, false) && loaded) {
+      if (auto ok = taps->load(); !ok) return failed(ok.error(), reload_taps);
+    }
+    if (taps->take_host_addresses(host_addresses)) compiler.set_host_addresses(host_addresses);
+    const auto begin = std::chrono::steady_clock::now();
+    auto delta = compiler.flush();
+    const auto& ruleset = compiler.ruleset();
+    std::set<std::string> touched = std::move(waiting);
+    waiting.clear();
+    touched.insert(delta.endpoints.begin(), delta.endpoints.end());
+
+    if (!loaded || everything) {
+      for (const auto& key : planned)
+        if (!ruleset.endpoints.contains(key)) taps->drop_plan(key), touched.insert(key);
+      for (const auto& [key, plan] : ruleset.endpoints) {
+        taps->set_plan(plan);
+        planned.insert(key);
+        touched.insert(key);
+      }
+      firewall->stage_all(ruleset);
+    } else {
+      for (const auto& key : delta.endpoints) {
+        const auto plan = ruleset.endpoints.find(key);
+        if (plan != ruleset.endpoints.end())
+          taps->set_plan(plan->second), planned.insert(key);
+        else
+          taps->drop_plan(key), planned.erase(key);
+      }
+      firewall->stage(ruleset, delta);
+    }
+    everything = false;
+    if (!loaded) {
+      host_settings();
+      if (auto ok = taps->load(); !ok) return put_off(ok.error(), std::move(touched));
+      if (auto ok = firewall->load(); !ok) {
+        if (ok.error().code == Errc::no_permission) return hooks.fatal(ok.error().what);
+        return put_off(ok.error(), std::move(touched));
+      }
+      loaded = true;
+    } else if (std::exchange(reload_firewall, false)) {
+      if (auto ok = firewall->load(); !ok) {
+        reload_firewall = true;
+        return put_off(ok.error(), std::move(touched));
+      }
+    }
+
+    const auto refused_before = firewall->refused();
+    const auto commits_before = firewall->commits();
+    auto done = taps->withdraw();
+    if (done) done = firewall->add();
+    if (done) done = taps->program();
+    if (done) done = firewall->remove();
+    if (firewall->refused() != refused_before)
+      for (const auto& [key, plan] : ruleset.endpoints) touched.insert(key);
+    for (auto& key : taps->take_changed()) touched.insert(key);
+    if (!done) {
+      if (done.error().code == Errc::no_permission) return hooks.fatal(done.error().what);
+      return put_off(done.error(), std::move(touched));
+    }
+    const auto took = std::chrono::steady_clock::now() - begin;
+    if (firewall->commits() != commits_before || !delta.endpoints.empty())
+      log::debug("felix.applied", "endpoints", delta.endpoints.size(), "ms",
+                 std::chrono::duration<double, std::milli>(took).count());
+    report_endpoints(touched);
+    if (taps->pending())
+      retry_later();  // an interface came or refused something between
+    else
+      retry_after = 100ms;
+    if (settings.endpoint_reporting && !std::exchange(settled, true))
+      report.settled(model::endpoint_status_prefix(settings.region, node));
+    say_programmed();
+    announce_ready();
+  }
+
+  void failed(const Error& e, bool& again) {
+    again = true;
+    put_off(e, {});
+  }
+
+  /// The kernel did not take it: the endpoints concerned are down until it does.
+  void put_off(const Error& e, std::set<std::string> touched) {
+    log::error("felix.not_programmed", "what", e.what, "action", "keeping the former state, retrying");
+    say(fmt::format("not programmed: {}", e.what));
+    report_endpoints(touched, e.what);
+    waiting.merge(touched);
+    retry_later();
+  }
+
+  void host_settings() {
+    for (const auto* path : {"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"}) {
+      auto wrote = netlink::sysctl_set(path, "1");
+      if (!wrote && wrote.error().code != Errc::not_found)
+        log::error("felix.no_forwarding", "setting", path, "what", wrote.error().what, "action",
+                   "set it by hand: without it no packet reaches an endpoint");
+    }
+  }
+
+  // ---- status ----
+
+  struct Standing {
+    model::EndpointState state = model::EndpointState::down;
+    std::string error;
+    TapState tap;
+  };
+
+  Standing standing(const model::EndpointPlan& plan, const std::string& trouble = {}) const {
+    Standing s;
+    s.tap = taps->state(plan.key);
+    s.error = plan.error;
+    if (s.error.empty()) s.error = firewall->fault_of(plan);
+    if (s.error.empty()) s.error = trouble;
+    if (s.error.empty()) s.error = s.tap.error;
+    if (s.error.empty() && s.tap.present && s.tap.running && s.tap.programmed) s.state = model::EndpointState::up;
+    return s;
+  }
+
+  void report_endpoints(const std::set<std::string>& keys, const std::string& trouble = {}) {
+    const auto now = now_us();
+    for (const auto& key : keys) {
+      const auto plan = compiler.ruleset().endpoints.find(key);
+      if (plan == compiler.ruleset().endpoints.end()) {
+        if (const auto at = reported.find(key); at != reported.end()) {
+          if (settings.endpoint_reporting) report.set(at->second.key, std::nullopt);
+          reported.erase(at);
+        }
+        continue;
+      }
+      const auto s = standing(plan->second, trouble);
+      auto& t = times[key];
+      if (s.tap.present && t.link_us == 0) t.link_us = now;
+      if (!s.tap.present) t.link_us = 0;
+      if (s.state == model::EndpointState::up && t.kernel_us == 0) t.kernel_us = now;
+      auto& last = reported[key];
+      const bool first = last.key.empty();
+      if (!first && last.state == s.state && last.error == s.error) {
+        if (t.kernel_us != 0 && t.status_us == 0) t.status_us = t.kernel_us;  // stands already
+        continue;
+      }
+      last.key = model::endpoint_status_key(settings.region, plan->second.ns, plan->second.name);
+      if (first || last.state != s.state) {
+        if (settings.endpoint_reporting) report.set(last.key, model::endpoint_status_json(s.state));
+        t.status_us = now_us();
+      }
+      if (!s.error.empty() && s.error != last.error)
+        log::warn("felix.endpoint_closed", "endpoint", plan->second.name.endpoint, "interface",
+                  plan->second.interface_name, "why", s.error);
+      else
+        log::debug("felix.endpoint", "endpoint", plan->second.name.endpoint, "interface", plan->second.interface_name,
+                   "state", model::to_string(s.state), "revision", t.revision, "kernel_us",
+                   t.kernel_us ? t.kernel_us - t.seen_us : -1);
+      last.state = s.state;
+      last.error = s.error;
+    }
+  }
+
+  awaitable<void> heartbeat() {
+    bool going = true;
+    while (going) {
+      beat();
+      const Duration pause = settings.reporting_interval;
+      going = co_await sleep_for(pause);
+    }
+  }
+
+  /// first_update stays true until a report can have reached the datastore once.
+  void beat() {
+    const auto up = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+    const auto value = model::to_json(model::AgentStatus{utc_now(), up, !told_alive});
+    if (was_in_sync) told_alive = true;
+    report.set(model::status_key(settings.region, node), value, true);
+    report.set(model::last_reported_status_key(settings.region, node), value, false);
+  }
+
+  void say(std::string line) {
+    if (line == last_line) return;
+    last_line = line;
+    hooks.status(std::move(line));
+  }
+
+  void say_programmed() {
+    std::size_t up = 0, closed = 0;
+    for (const auto& [key, r] : reported) {
+      up += r.state == model::EndpointState::up;
+      closed += !r.error.empty();
+    }
+    say(fmt::format("{}: {} endpoints, {} up{}", sync::to_string(sync_state.phase), reported.size(), up,
+                    closed ? fmt::format(", {} closed by a fault", closed) : ""));
+  }
+
+  void announce_ready() {
+    if (!std::exchange(told_ready, true)) hooks.ready();
+  }
+
+  std::string describe() {
+    json::array endpoints;
+    for (const auto& [key, p] : compiler.ruleset().endpoints) {
+      const auto s = standing(p);
+      const auto t = times.count(key) ? times.at(key) : Times{};
+      json::object o;
+      o["endpoint"] = p.name.endpoint;
+      o["workload"] = p.name.workload;
+      o["namespace"] = p.ns;
+      o["interface"] = p.interface_name;
+      o["mac"] = p.mac ? json::value(p.mac->to_string()) : json::value(nullptr);
+      json::array nets, policies, notes;
+      for (const auto& n : p.nets) nets.emplace_back(n.to_string());
+      for (const auto& n : p.policies) policies.emplace_back(n);
+      for (const auto& n : p.notes) notes.emplace_back(n);
+      o["networks"] = std::move(nets);
+      o["class"] = p.group == model::kGroupClosed ? json::value("closed") : json::value(p.group);
+      o["group"] = s.tap.group;
+      o["policies"] = std::move(policies);
+      o["status"] = std::string(model::to_string(s.state));
+      o["present"] = s.tap.present;
+      o["running"] = s.tap.running;
+      o["error"] = s.error;
+      o["notes"] = std::move(notes);
+      // Latency of the current revision; seen and link are microseconds since 1970, the others since seen.
+      o["revision"] = t.revision;
+      o["seen_us"] = t.seen_us;
+      o["link_us"] = t.link_us;
+      o["kernel_us"] = t.kernel_us;
+      o["status_us"] = t.status_us;
+      endpoints.push_back(std::move(o));
+    }
+    const auto c = compiler.counts();
+    json::object faults, refused;
+    for (const auto& [key, what] : compiler.faults()) faults[key] = what;
+    for (const auto& [name, what] : firewall->refused()) refused[name] = what;
+    return json::serialize(json::object{{"node", node},
+                                        {"sync", std::string(sync::to_string(sync_state.phase))},
+                                        {"usable", usable},
+                                        {"programmed", loaded && !retrying},
+                                        {"status", last_line},
+                                        {"endpoints", std::move(endpoints)},
+                                        {"counts", json::object{{"endpoints", c.endpoints},
+                                                                {"local_endpoints", c.local_endpoints},
+                                                                {"policies", c.policies},
+                                                                {"active_policies", c.active_policies},
+                                                                {"classes", c.classes},
+                                                                {"selector_sets", c.selector_sets},
+                                                                {"nodes", c.nodes}}},
+                                        {"faults", std::move(faults)},
+                                        {"refused", std::move(refused)},
+                                        {"nft", json::object{{"commits", firewall->commits()},
+                                                             {"operations", firewall->operations()},
+                                                             {"owned", firewall->owned()}}},
+                                        {"rtnetlink_writes", taps->writes()}});
+  }
+
+  const std::string node;
+  config::Config config;
+  sync::View& view;
+  sync::Report& report;
+  Hooks hooks;
+  Settings settings;
+  model::Compiler compiler;
+  std::map<std::string, std::string> felix_default, felix_node;
+
+  Loop loop{"felix"};
+  std::optional<netlink::Rtnl> rtnl;
+  std::optional<Taps> taps;
+  std::optional<Firewall> firewall;
+  std::optional<netlink::Monitor> link_monitor;
+  std::optional<nft::Monitor> nft_monitor;
+  std::optional<TaskGroup> tasks;
+  std::unique_ptr<sync::Subscription> subscription;
+
+  sync::SyncState sync_state;
+  std::vector<Ip> host_addresses;
+  std::set<std::string> planned;  // endpoints handed to taps
+  std::set<std::string> waiting;  // endpoints of a change the kernel did not take
+  struct Reported {
+    std::string key;
+    model::EndpointState state = model::EndpointState::down;
+    std::string error;
+  };
+  std::map<std::string, Reported> reported;
+  std::map<std::string, Times> times;
+  std::string last_line;
+  TimePoint started;
+  Duration retry_after = 100ms;
+
+  bool running = false;     // start() succeeded; main thread
+  bool stopping = false;    // loop, as all below
+  bool usable = false;      // there has been a complete snapshot
+  bool loaded = false;      // the kernel was read and the first apply is under way
+  bool everything = false;  // a new compiler: no delta speaks about the old state
+  bool scheduled = false;
+  bool retrying = false;
+  bool looking = false;
+  bool reload_taps = false;
+  bool reload_firewall = false;
+  bool configuration_changed = false;
+  bool settled = false;
+  bool was_in_sync = false;
+  bool told_alive = false;
+  bool told_ready = false;
+};
+
+Engine::Engine(std::string node, const config::Config& config, sync::View& view, sync::Report& report, Hooks hooks)
+    : impl_(std::make_unique<Impl>(std::move(node), config, view, report, std::move(hooks))) {}
+Engine::~Engine() { stop(); }
+Status Engine::start() { return impl_->start(); }
+void Engine::stop() { impl_->stop(); }
+
+void Engine::reconfigure(const config::Config& config) {
+  impl_->loop.call([this, config] {
+    impl_->config = config;
+    impl_->configuration_changed = true;
+    impl_->schedule();
+  });
+}
+
+std::string Engine::endpoints_json() {
+  return impl_->loop.call([this] { return impl_->describe(); });
+}
+
+}  // namespace calico::felix

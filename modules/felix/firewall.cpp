@@ -1,0 +1,474 @@
+#include "modules/felix/firewall.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace calico::felix {
+namespace {
+
+std::vector<std::string> identities(const std::vector<nft::Rule>& rules) {
+  std::vector<std::string> out;
+  out.reserve(rules.size());
+  for (const auto& r : rules) out.push_back(r.identity());
+  return out;
+}
+
+bool same_shape(const nft::Set& a, const nft::Set& b) {
+  return a.key == b.key && a.data == b.data && a.interval == b.interval;
+}
+
+/// Of the model's: "in-<group>" and "out-<group>".
+bool is_class_chain(const std::string& name) { return name.starts_with("in-") || name.starts_with("out-"); }
+
+}  // namespace
+
+Firewall::Firewall(nft::Connection connection) : nft_(std::move(connection)) {}
+
+// ---- desired ----
+
+void Firewall::configure(const Settings& settings) {
+  auto before = std::exchange(static_, {});
+  for (auto& c : static_chains(settings)) {
+    const auto ref = nft::ref_of(c.chain);
+    static_.insert(nft::to_string(ref.table) + " " + ref.name);
+    put_chain(ref, c.chain.base, std::move(c.rules), {});
+  }
+  for (auto& [ref, c] : chains_) {
+    const auto name = nft::to_string(ref.table) + " " + ref.name;
+    if (c.wanted && before.contains(name) && !static_.contains(name)) drop_chain(ref);
+  }
+}
+
+void Firewall::put_chain(const nft::ChainRef& ref, std::optional<nft::BaseChain> base, std::vector<nft::Rule> rules,
+                         std::vector<std::string> uses) {
+  auto& c = chains_[ref];
+  c.base = std::move(base);
+  c.wanted = true;
+  c.rules = std::move(rules);
+  c.uses = std::move(uses);
+  dirty_chains_.insert(ref);
+}
+
+void Firewall::put_chain(const std::string& name, const model::ChainRules& rules) {
+  std::vector<nft::Rule> out;
+  std::vector<std::string> uses;
+  for (const auto& m : rules) {
+    out.push_back(to_nft(m));
+    for (const auto* side : {&m.src, &m.dst}) {
+      uses.insert(uses.end(), side->in_sets.begin(), side->in_sets.end());
+      uses.insert(uses.end(), side->not_in_sets.begin(), side->not_in_sets.end());
+      if (!side->port_set.empty()) uses.push_back(side->port_set);
+      if (!side->not_port_set.empty()) uses.push_back(side->not_port_set);
+    }
+    if (!m.target.empty()) uses.push_back(m.target);
+  }
+  forgive(name);
+  put_chain({kInet, name}, std::nullopt, std::move(out), std::move(uses));
+}
+
+void Firewall::drop_chain(const nft::ChainRef& ref) {
+  auto it = chains_.find(ref);
+  if (it == chains_.end()) return;
+  forgive(ref.name);
+  it->second.wanted = false;
+  it->second.rules.clear();
+  it->second.uses.clear();
+  if (!it->second.present) {
+    dirty_chains_.erase(ref);
+    chains_.erase(it);
+  } else {
+    dirty_chains_.insert(ref);
+  }
+}
+
+/// What was refused is tried again when it changes; the classes that asked it follow.
+void Firewall::forgive(const std::string& name) {
+  if (!refused_.erase(name)) return;
+  for (const auto& [ref, c] : chains_)
+    if (std::find(c.uses.begin(), c.uses.end(), name) != c.uses.end()) {
+      dirty_chains_.insert(ref);
+      for (const auto& [outer, o] : chains_)
+        if (std::find(o.uses.begin(), o.uses.end(), ref.name) != o.uses.end()) dirty_chains_.insert(outer);
+    }
+}
+
+void Firewall::put_set(const std::string& name, const model::SetContent& set) {
+  const auto want = to_nft(name, set);
+  auto& s = sets_[nft::ref_of(want)];
+  s.replace = s.present && !same_shape(s.spec, want);
+  s.spec = want;
+  s.wanted = true;
+  dirty_sets_.insert(nft::ref_of(want));
+}
+
+void Firewall::change_elements(const std::string& name, const model::SetContent& set, const model::SetDelta& d) {
+  auto& s = sets_.at({set.arp ? kArp : kInet, name});
+  if (refused_.contains(name))  // what was left out is tried again as well
+    for (const auto& e : set.elements) {
+      auto n = to_nft(set.kind, e);
+      s.elements.set_desired(nft::key_of(n), std::move(n));
+    }
+  for (const auto& e : d.removed) s.elements.erase_desired(nft::key_of(to_nft(set.kind, e)));
+  for (const auto& e : d.added) {
+    auto n = to_nft(set.kind, e);
+    s.elements.set_desired(nft::key_of(n), std::move(n));
+  }
+  forgive(name);
+  dirty_sets_.insert(nft::ref_of(s.spec));
+}
+
+void Firewall::stage(const model::Ruleset& ruleset, const model::RulesetDelta& delta) {
+  for (const auto& name : delta.sets_made) put_set(name, ruleset.sets.at(name));
+  for (const auto& [name, d] : delta.elements)
+    if (auto it = ruleset.sets.find(name); it != ruleset.sets.end()) change_elements(name, it->second, d);
+  for (const auto& name : delta.chains) {
+    if (auto it = ruleset.chains.find(name); it != ruleset.chains.end())
+      put_chain(name, it->second);
+    else
+      drop_chain({kInet, name});
+  }
+  for (const auto& name : delta.sets_gone)
+    for (const auto& table : {kInet, kArp}) {
+      auto it = sets_.find({table, name});
+      if (it == sets_.end()) continue;
+      forgive(name);
+      it->second.wanted = false;
+      it->second.elements.load_desired(std::vector<std::pair<nft::ElementKey, nft::Element>>{});
+      dirty_sets_.insert(it->first);
+    }
+}
+
+void Firewall::stage_all(const model::Ruleset& ruleset) {
+  for (auto& [ref, s] : sets_)
+    if (s.wanted && !ruleset.sets.contains(ref.name)) {
+      s.wanted = false;
+      s.elements.load_desired(std::vector<std::pair<nft::ElementKey, nft::Element>>{});
+      dirty_sets_.insert(ref);
+    }
+  for (const auto& [name, set] : ruleset.sets) {
+    put_set(name, set);
+    std::vector<std::pair<nft::ElementKey, nft::Element>> all;
+    for (const auto& e : set.elements) {
+      auto n = to_nft(set.kind, e);
+      all.emplace_back(nft::key_of(n), std::move(n));
+    }
+    sets_.at({set.arp ? kArp : kInet, name}).elements.load_desired(all);
+  }
+  std::vector<nft::ChainRef> gone;
+  for (const auto& [ref, c] : chains_)
+    if (c.wanted && !ruleset.chains.contains(ref.name) && !static_.contains(nft::to_string(ref.table) + " " + ref.name))
+      gone.push_back(ref);
+  for (const auto& ref : gone) drop_chain(ref);
+  for (const auto& [name, rules] : ruleset.chains) put_chain(name, rules);
+}
+
+// ---- actual ----
+
+Status Firewall::load() {
+  // A chain or set nobody wants and that is not there is forgotten; the rest learns what the kernel has.
+  for (auto& [ref, c] : chains_) {
+    c.present = false;
+    c.actual.clear();
+    c.actual_base.reset();
+    dirty_chains_.insert(ref);
+  }
+  for (auto& [ref, s] : sets_) {
+    s.present = s.replace = false;
+    s.elements.load_actual(std::vector<std::pair<nft::ElementKey, nft::Element>>{});
+    dirty_sets_.insert(ref);
+  }
+  tables_ready_ = rebuild_ = guard_there_ = false;
+  table_there_[0] = table_there_[1] = false;
+  auto tables = nft_.tables();
+  if (!tables) return wrap(tables.error(), "nf_tables");
+  owned_ = nft_.can_persist();
+  bool adopted = true;
+  for (const auto& t : *tables) {
+    if (t.table.ref == kGuard) guard_there_ = true;
+    if (t.table.ref != kInet && t.table.ref != kArp) continue;
+    if (t.owner_port != 0 && t.owner_port != nft_.port())
+      return fail(Errc::no_permission,
+                  "table {} is owned by another process (netlink port {}): stop it first; the kernel's rules stay as "
+                  "they are",
+                  nft::to_string(t.table.ref), t.owner_port);
+    table_there_[t.table.ref == kArp] = true;
+    // A plain table cannot become an owned one: it is replaced in one transaction. One whose owner died keeps PERSIST
+    // alone and is adopted.
+    if (t.table.persist != owned_ || (t.table.owner && !owned_) || t.table.dormant) rebuild_ = true;
+    if (owned_ && t.owner_port != nft_.port()) adopted = false;
+    if (auto ok = load_table(t.table.ref, t); !ok) return wrap(ok.error(), nft::to_string(t.table.ref));
+  }
+  tables_ready_ = adopted && table_there_[0] && table_there_[1] && !rebuild_;
+  return {};
+}
+
+Status Firewall::load_table(const nft::TableRef& ref, const nft::TableInfo&) {
+  auto chains = nft_.chains(ref);
+  if (!chains) return tl::unexpected(chains.error());
+  for (const auto& c : *chains) {
+    auto& state = chains_[{ref, c.chain.name}];
+    state.present = true;
+    state.actual_base = c.chain.base;
+    dirty_chains_.insert({ref, c.chain.name});
+  }
+  auto rules = nft_.rules(ref);
+  if (!rules) return tl::unexpected(rules.error());
+  for (const auto& r : *rules) chains_[{ref, r.chain}].actual.push_back(r.comment);
+  auto sets = nft_.sets(ref);
+  if (!sets) return tl::unexpected(sets.error());
+  for (const auto& s : *sets) {
+    auto& state = sets_[nft::ref_of(s.set)];
+    state.present = true;
+    state.replace = !s.understood || (state.wanted && !same_shape(state.spec, s.set));
+    if (!state.wanted) state.spec = s.set;
+    dirty_sets_.insert(nft::ref_of(s.set));
+    if (state.replace) continue;
+    auto elements = nft_.elements(s.set);
+    if (!elements) return tl::unexpected(elements.error());
+    std::vector<std::pair<nft::ElementKey, nft::Element>> all;
+    for (auto& e : *elements) all.emplace_back(nft::key_of(e), std::move(e));
+    state.elements.load_actual(all);
+  }
+  return {};
+}
+
+/// Everything anew in one transaction: tables whose flags, hooks or set shapes are not what we want.
+void Firewall::rebuild() {
+  std::erase_if(chains_, [](const auto& c) { return !c.second.wanted; });
+  std::erase_if(sets_, [](const auto& s) { return !s.second.wanted; });
+  dirty_chains_.clear();
+  dirty_sets_.clear();
+  for (auto& [ref, c] : chains_) {
+    c.present = false;
+    c.actual.clear();
+    dirty_chains_.insert(ref);
+  }
+  for (auto& [ref, s] : sets_) {
+    s.present = s.replace = false;
+    s.elements.load_actual(std::vector<std::pair<nft::ElementKey, nft::Element>>{});
+    dirty_sets_.insert(ref);
+  }
+}
+
+// ---- writing ----
+
+bool Firewall::refused_chain(const std::string& name, const ChainState& c) const {
+  if (refused_.contains(name)) return true;
+  return std::any_of(c.uses.begin(), c.uses.end(), [&](const auto& u) { return refused_.contains(u); });
+}
+
+/// A class asks all its policies or drops: a policy that cannot be written may have been the one that denies.
+std::vector<nft::Rule> Firewall::effective(const std::string& name, const ChainState& c) const {
+  bool closed = refused_chain(name, c);
+  if (!closed && is_class_chain(name))
+    for (const auto& u : c.uses)
+      if (auto it = chains_.find({kInet, u}); it != chains_.end() && refused_chain(u, it->second)) closed = true;
+  if (!closed) return c.rules;
+  std::vector<nft::Rule> out;
+  out.push_back(nft::Rule().counter().drop().comment("refused by the kernel"));
+  return out;
+}
+
+std::string Firewall::fault_of(const model::EndpointPlan& plan) const {
+  if (refused_.empty() || plan.group == model::kGroupClosed) return {};
+  for (const auto* direction : {"in", "out"}) {
+    const auto it = chains_.find({kInet, fmt::format("{}-{}", direction, plan.group)});
+    if (it == chains_.end()) continue;
+    std::vector<std::string> names = it->second.uses;
+    for (const auto& u : it->second.uses)
+      if (auto p = chains_.find({kInet, u}); p != chains_.end())
+        names.insert(names.end(), p->second.uses.begin(), p->second.uses.end());
+    for (const auto& n : names)
+      if (auto r = refused_.find(n); r != refused_.end()) return fmt::format("{}: {}", r->first, r->second);
+  }
+  return {};
+}
+
+nft::Batch Firewall::addition(Origins& origins) {
+  nft::Batch b;
+  const auto note = [&](std::size_t op, Origin o) {
+    if (origins.size() <= op) origins.resize(op + 1);
+    origins[op] = std::move(o);
+  };
+  const bool anew = rebuild_ ||
+                    std::any_of(sets_.begin(), sets_.end(), [](const auto& s) { return s.second.replace; }) ||
+                    std::any_of(chains_.begin(), chains_.end(), [](const auto& c) {
+                      return c.second.present && c.second.wanted && c.second.base != c.second.actual_base;
+                    });
+  if (anew) {
+    rebuild();
+    for (const auto arp : {false, true})
+      if (std::exchange(table_there_[arp], false)) b.remove(arp ? kArp : kInet);
+    tables_ready_ = false;
+  }
+  if (!tables_ready_) {
+    for (const auto& ref : {kInet, kArp})
+      b.add(nft::Table{.ref = ref, .owner = owned_, .persist = owned_, .comment = "calico-node felix"});
+  }
+  if (guard_there_) b.remove(kGuard);
+  for (const auto& ref : dirty_sets_)
+    if (const auto& s = sets_.at(ref); s.wanted && !s.present) note(b.add(s.spec), {Origin::What::set, {}, ref, {}});
+  for (const auto& ref : dirty_chains_)
+    if (const auto& c = chains_.at(ref); c.wanted && !c.present)
+      note(b.add(nft::Chain{ref.table, ref.name, c.base, {}}), {Origin::What::chain, ref.name, {}, {}});
+  for (const auto& ref : dirty_sets_) {
+    const auto& s = sets_.at(ref);
+    if (!s.wanted) continue;
+    std::vector<nft::Element> out, in;
+    // The elements of a verdict map that go are removed later, when no interface is in their class any more.
+    if (s.spec.data != nft::Type::verdict)
+      s.elements.for_each_deletion([&](const auto&, const nft::Element& have) { out.push_back(have); });
+    s.elements.for_each_update([&](const auto&, const nft::Element& want, const nft::Element* have) {
+      if (have) out.push_back(*have);
+      in.push_back(want);
+    });
+    if (!out.empty()) note(b.remove(s.spec, out), {Origin::What::set, {}, ref, out});
+    if (!in.empty()) note(b.add(s.spec, in), {Origin::What::set, {}, ref, in});
+  }
+  for (const auto& ref : dirty_chains_) {
+    const auto& c = chains_.at(ref);
+    if (!c.wanted) continue;
+    const auto rules = effective(ref.name, c);
+    if (c.present && identities(rules) == c.actual) continue;
+    if (c.present && !c.actual.empty()) note(b.flush(ref), {Origin::What::chain, ref.name, {}, {}});
+    for (const auto& r : rules) note(b.add(ref, r), {Origin::What::chain, ref.name, {}, {}});
+  }
+  return b;
+}
+
+void Firewall::mark_added() {
+  tables_ready_ = true;
+  rebuild_ = guard_there_ = false;
+  table_there_[0] = table_there_[1] = true;
+  std::erase_if(dirty_chains_, [&](const auto& ref) {
+    auto& c = chains_.at(ref);
+    if (!c.wanted) return false;
+    c.present = true;
+    c.actual_base = c.base;
+    c.actual = identities(effective(ref.name, c));
+    return true;
+  });
+  std::erase_if(dirty_sets_, [&](const auto& ref) {
+    auto& s = sets_.at(ref);
+    if (!s.wanted) return false;
+    s.present = true;
+    std::vector<nft::ElementKey> keys;
+    s.elements.for_each_update([&](const auto& k, const auto&, const auto*) { keys.push_back(k); });
+    for (const auto& k : keys) s.elements.mark_updated(k);
+    if (s.spec.data == nft::Type::verdict) return s.elements.in_sync();
+    keys.clear();
+    s.elements.for_each_deletion([&](const auto& k, const auto&) { keys.push_back(k); });
+    for (const auto& k : keys) s.elements.mark_deleted(k);
+    return true;
+  });
+}
+
+/// Finds what the kernel refused; true when the transaction is worth trying again without it.
+bool Firewall::isolate(const nft::CommitError& e, const Origins& origins) {
+  bool progress = false;
+  for (const auto& f : e.faults) {
+    if (f.op >= origins.size()) continue;
+    const auto& o = origins[f.op];
+    if (o.what == Origin::What::chain && !static_.contains(nft::to_string(kInet) + " " + o.chain) &&
+        refused_.emplace(o.chain, f.what).second) {
+      progress = true;
+      for (const auto& [ref, c] : chains_)
+        if (ref.name == o.chain || std::find(c.uses.begin(), c.uses.end(), o.chain) != c.uses.end())
+          dirty_chains_.insert(ref);
+    }
+    if (o.what == Origin::What::set) {
+      auto& s = sets_.at(o.set);
+      const bool used = std::any_of(chains_.begin(), chains_.end(), [&](const auto& c) {
+        return c.second.wanted &&
+               std::find(c.second.uses.begin(), c.second.uses.end(), o.set.name) != c.second.uses.end();
+      });
+      if (used && refused_.emplace(o.set.name, f.what).second) {
+        progress = true;
+        for (const auto& [ref, c] : chains_)
+          if (std::find(c.uses.begin(), c.uses.end(), o.set.name) != c.uses.end()) {
+            dirty_chains_.insert(ref);
+            for (const auto& [outer, oc] : chains_)
+              if (std::find(oc.uses.begin(), oc.uses.end(), ref.name) != oc.uses.end()) dirty_chains_.insert(outer);
+          }
+      }
+      // The element itself, or all of the operation, is left out: a source that is not there is refused, a member that
+      // is not there has its policy closed above.
+      if (f.element && *f.element < o.elements.size()) {
+        s.elements.erase_desired(nft::key_of(o.elements[*f.element]));
+        progress = true;
+      } else if (used) {
+        for (const auto& el : o.elements) s.elements.erase_desired(nft::key_of(el));
+        progress = progress || !o.elements.empty();
+      }
+    }
+  }
+  return progress;
+}
+
+Status Firewall::add() {
+  for (int attempt = 0; attempt < 32; ++attempt) {
+    Origins origins;
+    const auto b = addition(origins);
+    if (b.empty()) {
+      mark_added();
+      return {};
+    }
+    auto done = nft_.commit(b);
+    if (done) {
+      ++commits_;
+      operations_ += b.size();
+      mark_added();
+      return {};
+    }
+    if (!isolate(done.error(), origins)) return wrap(done.error().error, "nf_tables");
+  }
+  return fail(Errc::unavailable, "nf_tables: too many refused objects in one change; trying again");
+}
+
+Status Firewall::remove() {
+  nft::Batch b;
+  for (const auto& ref : dirty_sets_) {
+    const auto& s = sets_.at(ref);
+    if (!s.wanted || s.spec.data != nft::Type::verdict || s.elements.pending_deletions() == 0) continue;
+    std::vector<nft::Element> out;
+    s.elements.for_each_deletion([&](const auto&, const nft::Element& have) { out.push_back(have); });
+    b.remove(s.spec, out);
+  }
+  std::vector<nft::ChainRef> chains;
+  std::vector<nft::SetRef> sets;
+  for (const auto& ref : dirty_chains_)
+    if (!chains_.at(ref).wanted) chains.push_back(ref);
+  for (const auto& ref : dirty_sets_)
+    if (!sets_.at(ref).wanted) sets.push_back(ref);
+  for (const auto& ref : chains)
+    if (const auto& c = chains_.at(ref); c.present && !c.actual.empty()) b.flush(ref);
+  // A map that goes holds its chains until it is gone.
+  for (const auto& ref : sets)
+    if (const auto& s = sets_.at(ref); s.present) b.remove(nft::ref_of(s.spec));
+  for (const auto& ref : chains)
+    if (chains_.at(ref).present) b.remove(ref);
+  if (!b.empty()) {
+    if (auto ok = nft_.apply(b); !ok) return wrap(ok.error(), "nf_tables, removing what is no longer used");
+    ++commits_;
+    operations_ += b.size();
+  }
+  std::erase_if(dirty_sets_, [&](const auto& ref) {
+    auto& s = sets_.at(ref);
+    if (!s.wanted) return false;
+    std::vector<nft::ElementKey> keys;
+    s.elements.for_each_deletion([&](const auto& k, const auto&) { keys.push_back(k); });
+    for (const auto& k : keys) s.elements.mark_deleted(k);
+    return s.elements.in_sync();
+  });
+  for (const auto& ref : chains) {
+    dirty_chains_.erase(ref);
+    chains_.erase(ref);
+  }
+  for (const auto& ref : sets) {
+    dirty_sets_.erase(ref);
+    sets_.erase(ref);
+  }
+  return {};
+}
+
+}  // namespace calico::felix

@@ -1,0 +1,138 @@
+#include "modules/felix/settings.hpp"
+
+#include <algorithm>
+#include <charconv>
+
+#include "core/model/keys.hpp"
+
+namespace calico::felix {
+namespace {
+
+using config::Reload;
+using config::Type;
+
+constexpr config::Param kParams[] = {
+    {.name = "felix.protect_nodes",
+     .type = Type::boolean,
+     .def = "yes",
+     .reload = Reload::live,
+     .help = "Keep endpoints from the protected ports of every Node's addresses, before any policy."},
+    {.name = "felix.protected_ports",
+     .type = Type::list,
+     .range = "1:65535",
+     .def = "22,179,2379,2380,9091,9696",
+     .reload = Reload::live,
+     .help = "TCP ports no endpoint reaches on a Node."},
+    {.name = "felix.public_ports",
+     .type = Type::list,
+     .range = "1:65535",
+     .reload = Reload::live,
+     .help = "Of the protected ports, those endpoints may reach where their policy allows it."},
+    {.name = "felix.interface_prefix",
+     .type = Type::list,
+     .def = "tap",
+     .help = "Interfaces with these beginnings belong to endpoints; what comes from one nobody knows is dropped.",
+     .felix_name = "InterfacePrefix"},
+    {.name = "felix.metadata_address",
+     .reload = Reload::live,
+     .help = "Where tcp 169.254.169.254:80 of endpoints is sent (IPv4); empty or none = nowhere.",
+     .felix_name = "MetadataAddr"},
+    {.name = "felix.metadata_port",
+     .type = Type::integer,
+     .range = "1:65535",
+     .def = "8775",
+     .reload = Reload::live,
+     .help = "Port of metadata_address.",
+     .felix_name = "MetadataPort"},
+    {.name = "felix.endpoint_to_host_action",
+     .range = "drop|return|accept",
+     .def = "drop",
+     .reload = Reload::live,
+     .help = "What endpoints send to this host beyond DHCP, DNS, metadata and neighbour discovery: drop, or (return, "
+             "accept) what their egress policy allows.",
+     .felix_name = "DefaultEndpointToHostAction"},
+    {.name = "felix.route_protocol",
+     .type = Type::integer,
+     .range = "1:255",
+     .def = "88",
+     .help = "Protocol mark of the routes to endpoints; BGP announces routes that carry it.",
+     .felix_name = "DeviceRouteProtocol"},
+    {.name = "felix.reporting_interval",
+     .type = Type::duration,
+     .range = "1s:3600s",
+     .def = "30s",
+     .reload = Reload::live,
+     .help = "How often this agent's liveness is written (the key lives 90 s).",
+     .felix_name = "ReportingIntervalSecs,ReportingInterval"},
+    {.name = "felix.endpoint_reporting",
+     .type = Type::boolean,
+     .def = "yes",
+     .help = "Write the state of each endpoint; Neutron's port status follows it.",
+     .felix_name = "EndpointReportingEnabled"},
+};
+
+std::vector<std::uint16_t> ports(const config::Config& c, std::string_view name) {
+  std::vector<std::uint16_t> out;
+  for (const auto& w : c.list(name)) {
+    std::uint16_t v = 0;
+    std::from_chars(w.data(), w.data() + w.size(), v);
+    if (v != 0) out.push_back(v);
+  }
+  std::sort(out.begin(), out.end());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+  return out;
+}
+
+bool is_prefix(const std::string& p) {
+  return p.size() <= 14 && model::is_interface_name(p) && p.find('*') == std::string::npos;
+}
+
+bool off(const std::string& text) { return text.empty() || text == "none" || text == "None"; }
+
+}  // namespace
+
+config::Params params() { return kParams; }
+
+Settings settings_of(const config::Config& c) {
+  Settings s;
+  s.region = c.text("openstack.region");
+  std::vector<std::string> prefixes;
+  for (const auto& p : c.list("felix.interface_prefix"))
+    if (is_prefix(p)) prefixes.push_back(p);
+  if (!prefixes.empty()) s.interface_prefixes = std::move(prefixes);
+  s.protect_nodes = c.boolean("felix.protect_nodes");
+  const auto open = ports(c, "felix.public_ports");
+  for (const auto p : ports(c, "felix.protected_ports"))
+    if (!std::binary_search(open.begin(), open.end(), p)) s.protected_ports.push_back(p);
+  if (const auto& text = c.text("felix.metadata_address"); !off(text))
+    if (auto ip = Ip::parse(text); ip && ip->is_v4()) s.metadata_address = *ip;
+  s.metadata_port = static_cast<std::uint16_t>(c.integer("felix.metadata_port"));
+  const auto& action = c.text("felix.endpoint_to_host_action");
+  s.drop_to_host = action.empty() || action[0] == 'd' || action[0] == 'D';
+  s.route_protocol = static_cast<std::uint8_t>(c.integer("felix.route_protocol"));
+  s.reporting_interval = c.duration("felix.reporting_interval");
+  s.endpoint_reporting = c.boolean("felix.endpoint_reporting");
+  return s;
+}
+
+void check(const config::Config& c, config::Faults& faults) {
+  const auto bad = [&](const std::string& key, std::string what) {
+    faults.push_back({c.where(key), key, std::move(what)});
+  };
+  for (const auto& p : c.list("felix.interface_prefix"))
+    if (!is_prefix(p))
+      bad("felix.interface_prefix",
+          fmt::format("'{}': accepted: the beginning of an interface name, at most 14 characters", p));
+  if (const auto& text = c.text("felix.metadata_address"); !off(text)) {
+    auto ip = Ip::parse(text);
+    if (!ip || !ip->is_v4())
+      bad("felix.metadata_address", fmt::format("'{}': accepted: an IPv4 address, or none", text));
+  }
+  const auto known = ports(c, "felix.protected_ports");
+  for (const auto p : ports(c, "felix.public_ports"))
+    if (!std::binary_search(known.begin(), known.end(), p))
+      bad("felix.public_ports", fmt::format("{} is not one of protected_ports, so this changes nothing", p));
+  if (auto ok = model::check_region(c.text("openstack.region")); !ok) bad("openstack.region", ok.error().what);
+}
+
+}  // namespace calico::felix

@@ -1,0 +1,286 @@
+#include "modules/felix/tables.hpp"
+
+namespace calico::felix {
+namespace {
+
+using nft::Field;
+using nft::Rule;
+using nft::TableFamily;
+using nft::Type;
+
+constexpr std::uint8_t kTcp = 6;
+constexpr std::uint8_t kIcmpv6 = 58;
+constexpr std::int32_t kRaw = -300;
+constexpr std::int32_t kDnat = -100;
+const Prefix kMetadata = *Prefix::parse("169.254.169.254/32");
+const Prefix kAnyone4 = *Prefix::parse("0.0.0.0/32");
+const Prefix kAnyone6 = *Prefix::parse("::/128");
+const Prefix kLinkLocal6 = *Prefix::parse("fe80::/10");
+
+Rule dhcp4() { return std::move(Rule().family(Family::v4).udp_sport(68).udp_dport(67)); }
+Rule dhcp6() { return std::move(Rule().family(Family::v6).udp_sport(546).udp_dport(547)); }
+
+StaticChain base(const nft::TableRef& table, std::string name, nft::BaseChain how) {
+  return {{table, std::move(name), std::move(how), {}}, {}};
+}
+StaticChain plain(const nft::TableRef& table, std::string name) { return {{table, std::move(name), {}, {}}, {}}; }
+
+/// The two tests every stage begins with: replies pass, what belongs to no connection does not.
+void add_state(StaticChain& c) {
+  c.rules.push_back(Rule().ct_state(nft::kEstablished | nft::kRelated).accept());
+  c.rules.push_back(Rule().ct_state(nft::kInvalid).counter().drop().comment("belongs to no connection"));
+}
+
+void add_protected(StaticChain& c) {
+  c.rules.push_back(
+      Rule().in({Field::ip_daddr, Field::tcp_dport}, "protected4").counter().drop().comment("control port of a node"));
+  c.rules.push_back(
+      Rule().in({Field::ip6_daddr, Field::tcp_dport}, "protected6").counter().drop().comment("control port of a node"));
+}
+
+StaticChain source_chain() {
+  auto c = plain(kInet, "source");
+  auto& r = c.rules;
+  r.push_back(Rule().in({Field::iifname, Field::ether_saddr, Field::ip_saddr}, "src4").accept());
+  r.push_back(Rule().in({Field::iifname, Field::ether_saddr, Field::ip6_saddr}, "src6").accept());
+  r.push_back(Rule()
+                  .saddr(kAnyone4)
+                  .udp_sport(68)
+                  .udp_dport(67)
+                  .in({Field::iifname, Field::ether_saddr}, "mac")
+                  .accept()
+                  .comment("DHCP before there is an address"));
+  r.push_back(Rule().saddr(kLinkLocal6).in({Field::iifname, Field::ether_saddr}, "mac").accept());
+  r.push_back(Rule()
+                  .saddr(kAnyone6)
+                  .l4proto(kIcmpv6)
+                  .in({Field::iifname, Field::ether_saddr}, "mac")
+                  .accept()
+                  .comment("duplicate address detection"));
+  r.push_back(Rule().in({Field::iifname, Field::ether_saddr, Field::ip_saddr}, "src4-blocks").accept());
+  r.push_back(Rule().in({Field::iifname, Field::ether_saddr, Field::ip6_saddr}, "src6-blocks").accept());
+  r.push_back(Rule().counter().drop().comment("spoofed, or nobody's interface"));
+  return c;
+}
+
+StaticChain to_host_chain(const Settings& s) {
+  auto c = plain(kInet, "to-host");
+  add_state(c);
+  auto& r = c.rules;
+  // Multicast listener, router solicitation; neighbour solicitation and advertisement; listener report version 2.
+  for (const std::uint8_t type : {130, 131, 132, 133, 135, 136, 143}) r.push_back(Rule().icmpv6_type(type).accept());
+  r.push_back(dhcp4().accept());
+  r.push_back(dhcp6().accept());
+  r.push_back(Rule().udp_dport(53).accept());
+  if (s.metadata_address)
+    r.push_back(
+        Rule().daddr(Prefix::host(*s.metadata_address)).tcp_dport(s.metadata_port).accept().comment("metadata"));
+  add_protected(c);
+  if (!s.drop_to_host) r.push_back(Rule().vmap({Field::iifgroup}, "from"));
+  r.push_back(Rule().counter().drop().comment("endpoint to host"));
+  return c;
+}
+
+StaticChain dispatch_chain(const std::string& name, bool from) {
+  auto c = plain(kInet, name);
+  add_state(c);
+  if (from) add_protected(c);
+  c.rules.push_back(from ? Rule().vmap({Field::iifgroup}, "from") : Rule().vmap({Field::oifgroup}, "to"));
+  c.rules.push_back(Rule().counter().drop().comment("no class"));
+  return c;
+}
+
+}  // namespace
+
+std::vector<StaticChain> static_chains(const Settings& s) {
+  std::vector<StaticChain> out;
+  // What others go to comes first: a rule needs its target.
+  out.push_back(source_chain());
+  out.push_back(to_host_chain(s));
+  out.push_back(dispatch_chain("from-tap", true));
+  out.push_back(dispatch_chain("to-tap", false));
+  auto raw = base(kInet, "raw-prerouting", {"filter", nft::Hook::prerouting, kRaw});
+  auto dnat = base(kInet, "dnat", {"nat", nft::Hook::prerouting, kDnat});
+  auto input = base(kInet, "input", {"filter", nft::Hook::input, 0});
+  auto from = base(kInet, "forward-from", {"filter", nft::Hook::forward, 0});
+  auto to = base(kInet, "forward-to", {"filter", nft::Hook::forward, 1});
+  auto arp_source = plain(kArp, "source");
+  auto arp_input = base(kArp, "input", {"filter", nft::kArpInput, 0});
+  const auto arp = [] { return Rule(TableFamily::arp); };
+  auto& a = arp_source.rules;
+  a.push_back(arp().in({Field::iifname, Field::arp_saddr_ether, Field::arp_saddr_ip}, "arp-src").accept());
+  a.push_back(arp().match(Field::arp_saddr_ip, nft::Value::ip(kAnyone4.addr)).accept().comment("address probe"));
+  a.push_back(arp().in({Field::iifname, Field::arp_saddr_ether, Field::arp_saddr_ip}, "arp-src-blocks").accept());
+  a.push_back(arp().counter().drop().comment("spoofed, or nobody's interface"));
+  for (const auto& prefix : s.interface_prefixes) {
+    const auto pattern = prefix + "*";
+    raw.rules.push_back(Rule().iifname(pattern).goto_("source"));
+    if (s.metadata_address)
+      dnat.rules.push_back(Rule()
+                               .iifname(pattern)
+                               .daddr(kMetadata)
+                               .tcp_dport(80)
+                               .dnat(*s.metadata_address, s.metadata_port)
+                               .comment("metadata"));
+    input.rules.push_back(Rule().iifname(pattern).goto_("to-host"));
+    from.rules.push_back(Rule().iifname(pattern).goto_("from-tap"));
+    to.rules.push_back(Rule().oifname(pattern).goto_("to-tap"));
+    arp_input.rules.push_back(arp().iifname(pattern).goto_("source"));
+  }
+  out.push_back(std::move(raw));
+  out.push_back(std::move(dnat));
+  out.push_back(std::move(input));
+  out.push_back(std::move(from));
+  out.push_back(std::move(to));
+  out.push_back(std::move(arp_source));
+  out.push_back(std::move(arp_input));
+  return out;
+}
+
+nft::Set to_nft(const std::string& name, const model::SetContent& set) {
+  using model::SetKind;
+  nft::Set s;
+  s.table = set.arp ? kArp : kInet;
+  s.name = name;
+  s.comment = set.about.substr(0, 120);
+  switch (set.kind) {
+    case SetKind::if_mac_ip4:
+      s.key = {Type::ifname, Type::ether_addr, Type::ipv4_addr};
+      break;
+    case SetKind::if_mac_ip6:
+      s.key = {Type::ifname, Type::ether_addr, Type::ipv6_addr};
+      break;
+    case SetKind::if_mac_net4:
+      s.key = {Type::ifname, Type::ether_addr, Type::ipv4_addr};
+      s.interval = true;
+      break;
+    case SetKind::if_mac_net6:
+      s.key = {Type::ifname, Type::ether_addr, Type::ipv6_addr};
+      s.interval = true;
+      break;
+    case SetKind::if_mac:
+      s.key = {Type::ifname, Type::ether_addr};
+      break;
+    case SetKind::ip4:
+      s.key = {Type::ipv4_addr};
+      break;
+    case SetKind::ip6:
+      s.key = {Type::ipv6_addr};
+      break;
+    case SetKind::net4:
+      s.key = {Type::ipv4_addr};
+      s.interval = true;
+      break;
+    case SetKind::net6:
+      s.key = {Type::ipv6_addr};
+      s.interval = true;
+      break;
+    case SetKind::ports:
+      s.key = {Type::inet_service};
+      s.interval = true;
+      break;
+    case SetKind::ip4_port:
+      s.key = {Type::ipv4_addr, Type::inet_service};
+      break;
+    case SetKind::ip6_port:
+      s.key = {Type::ipv6_addr, Type::inet_service};
+      break;
+    case SetKind::group_verdict:
+      s.key = {Type::devgroup};
+      s.data = Type::verdict;
+      break;
+  }
+  return s;
+}
+
+nft::Element to_nft(model::SetKind kind, const model::Element& e) {
+  using model::SetKind;
+  using nft::Key;
+  switch (kind) {
+    case SetKind::if_mac_ip4:
+    case SetKind::if_mac_ip6:
+      return nft::element(Key().ifname(e.interface_name).ether(e.mac).ip(e.ip));
+    case SetKind::if_mac_net4:
+    case SetKind::if_mac_net6: {
+      nft::Element out = nft::element(Key().ifname(e.interface_name).ether(e.mac).ip(e.ip));
+      out.end = Key().ifname(e.interface_name).ether(e.mac).ip(e.ip_end);
+      return out;
+    }
+    case SetKind::if_mac:
+      return nft::element(Key().ifname(e.interface_name).ether(e.mac));
+    case SetKind::ip4:
+    case SetKind::ip6:
+      return nft::element(Key().ip(e.ip));
+    case SetKind::net4:
+    case SetKind::net6:
+      return nft::interval(Key().ip(e.ip), Key().ip(e.ip_end));
+    case SetKind::ports:
+      return nft::interval(Key().port(e.port), Key().port(e.port_end));
+    case SetKind::ip4_port:
+    case SetKind::ip6_port:
+      return nft::element(Key().ip(e.ip).port(e.port));
+    case SetKind::group_verdict:
+      return nft::element(Key().devgroup(e.group), nft::Verdict::goto_(e.chain));
+  }
+  return {};
+}
+
+nft::Rule to_nft(const model::MatchRule& m) {
+  Rule r;
+  const bool v6 = m.family == Family::v6;
+  if (m.family) r.family(*m.family);
+  if (m.protocol) r.l4proto(*m.protocol);
+  if (m.not_protocol) r.match(Field::l4proto, nft::Value::u8(*m.not_protocol), true);
+  const auto side = [&](const model::MatchRule::Side& s, Field ip4, Field ip6, Field port) {
+    const Field ip = v6 ? ip6 : ip4;
+    if (s.net) r.match(ip, *s.net);
+    for (const auto& n : s.in_sets) r.in({ip}, n);
+    for (const auto& n : s.not_in_sets) r.not_in({ip}, n);
+    if (s.ports && s.ports->first == s.ports->last)
+      r.match(port, nft::Value::be16(s.ports->first));
+    else if (s.ports)
+      r.range(port, nft::Value::be16(s.ports->first), nft::Value::be16(s.ports->last));
+    if (!s.port_set.empty()) r.in({port}, s.port_set);
+    if (!s.not_port_set.empty()) r.not_in({port}, s.not_port_set);
+  };
+  side(m.src, Field::ip_saddr, Field::ip6_saddr, Field::th_sport);
+  side(m.dst, Field::ip_daddr, Field::ip6_daddr, Field::th_dport);
+  if (m.icmp) {
+    const bool six = m.protocol == kIcmpv6;
+    six ? r.icmpv6_type(m.icmp->type) : r.icmp_type(m.icmp->type);
+    if (m.icmp->code) six ? r.icmpv6_code(*m.icmp->code) : r.icmp_code(*m.icmp->code);
+  }
+  if (m.not_icmp)
+    r.match(m.protocol == kIcmpv6 ? Field::icmpv6_type : Field::icmp_type, nft::Value::u8(m.not_icmp->type), true);
+  switch (m.verdict) {
+    case model::Verdict::accept:
+      r.accept();
+      break;
+    case model::Verdict::drop:
+      r.drop();
+      break;
+    case model::Verdict::jump:
+      r.jump(m.target);
+      break;
+  }
+  return r;
+}
+
+nft::Batch guard_batch(const std::vector<std::string>& prefixes) {
+  nft::Batch b;
+  b.add(nft::Table{.ref = kGuard, .comment = "until felix has programmed this host"});
+  for (const auto& [name, hook] : {std::pair{"input", nft::Hook::input}, std::pair{"forward", nft::Hook::forward}}) {
+    const nft::Chain chain{kGuard, name, nft::BaseChain{"filter", hook, -10}, {}};
+    b.add(chain);
+    for (const auto& prefix : prefixes) {
+      if (hook == nft::Hook::input) {
+        b.add(ref_of(chain), dhcp4().iifname(prefix + "*").accept());
+        b.add(ref_of(chain), dhcp6().iifname(prefix + "*").accept());
+      }
+      b.add(ref_of(chain), Rule().iifname(prefix + "*").counter().drop());
+    }
+  }
+  return b;
+}
+
+}  // namespace calico::felix

@@ -1,0 +1,44 @@
+#pragma once
+/// The shape of felix's nf_tables objects: the tables, the hooks that are written once, and the translation of the
+/// model's chains, sets and elements. Pure.
+///
+///   inet calico                                    arp calico
+///     raw-prerouting (-300)  tap* → source           input  tap* → source
+///     dnat (-100)            metadata
+///     input (0)              tap* → to-host
+///     forward-from (0)       tap* → from-tap → class → policies
+///     forward-to (1)         → tap*: to-tap → class → policies
+///
+/// Egress and ingress are two base chains, so that "accept" ends one judgement and the packet goes on to the next: no
+/// packet mark is needed, and the kernel's loop check walks each policy once a class, not once a pair of classes.
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/model/ruleset.hpp"
+#include "core/nft/batch.hpp"
+#include "core/nft/types.hpp"
+#include "modules/felix/settings.hpp"
+
+namespace calico::felix {
+
+inline const nft::TableRef kInet{nft::TableFamily::inet, "calico"};
+inline const nft::TableRef kArp{nft::TableFamily::arp, "calico"};
+/// Loaded at boot by `calico-node guard`, removed by felix's first batch.
+inline const nft::TableRef kGuard{nft::TableFamily::inet, "calico-guard"};
+
+struct StaticChain {
+  nft::Chain chain;
+  std::vector<nft::Rule> rules;
+};
+/// Base chains and the chains they lead to.
+[[nodiscard]] std::vector<StaticChain> static_chains(const Settings& settings);
+
+[[nodiscard]] nft::Set to_nft(const std::string& name, const model::SetContent& set);
+[[nodiscard]] nft::Element to_nft(model::SetKind kind, const model::Element& e);
+[[nodiscard]] nft::Rule to_nft(const model::MatchRule& r);
+
+/// The boot guard: what interfaces of endpoints send is dropped, forwarded or to the host, but DHCP.
+[[nodiscard]] nft::Batch guard_batch(const std::vector<std::string>& interface_prefixes);
+
+}  // namespace calico::felix
