@@ -13,6 +13,7 @@
 #include "core/bgp/speaker.hpp"
 #include "core/log/log.hpp"
 #include "core/loop/loop.hpp"
+#include "core/model/keys.hpp"
 #include "core/module/context.hpp"
 #include "core/module/control_server.hpp"
 #include "core/module/module.hpp"
@@ -131,14 +132,14 @@ class Runtime final : public module::Context {
     datastore_ = std::move(*datastore);
 
     const auto& region = config_.text("openstack.region");
-    const std::string region_in_keys = region.empty() ? "no-region" : "region-" + region;
+
     sync::Options options;
     options.datastore = datastore_->shared();
     options.node = node_name();
-    options.region = region_in_keys;
+    options.region = region;
     // The embedded datastore is the authority: no second copy of it on the same disk.
     if (!datastore_->kv()) options.mirror_file = state_dir() + "/state.db";
-    if (has_role("controller")) options.extra_prefixes = {"/calico/felix/v2/" + region_in_keys + "/"};
+    if (has_role("controller")) options.extra_prefixes = {model::felix_hosts_prefix(region)};
     auto service = sync::Service::open(std::move(options));
     if (!service) return wrap(service.error(), "sync");
     sync_ = std::move(*service);

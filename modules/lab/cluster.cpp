@@ -295,8 +295,8 @@ Status Cluster::write_config(const Node& node) {
     text += fmt::format("endpoints = https://{}:2379\n", controller.mgmt4);
   }
   text += files;
-  text += fmt::format("\n[bgp]\nrouter_id = {0}\nsource_address = {0}\nlisten = {0}:179\nsource_address6 = {1}\n",
-                      node.mgmt4, node.mgmt6);
+  text +=
+      fmt::format("\n[bgp]\nrouter_id = {0}\nsource_address = {0}\nsource_address6 = {1}\n", node.mgmt4, node.mgmt6);
   if (node.is_reflector()) text += fmt::format("cluster_id = {}\nkernel_export = no\n", node.mgmt4);
   if (node.is_controller()) {
     text += fmt::format("\n[controller]\napi_listen = {}:9696\ntokens_file = {}/tokens\n{}", node.mgmt4, dir, files);
