@@ -232,6 +232,10 @@ struct Client::Impl : std::enable_shared_from_this<Client::Impl> {
   }
   void move_on(const Endpoint& from) {
     if (options.endpoints[current] == from) current = (current + 1) % options.endpoints.size();
+    std::erase_if(idle, [&from](const auto& x) {
+      if (x->at == from) x->transport->close();
+      return x->at == from;
+    });
   }
 
   awaitable<Result<std::shared_ptr<Exchange>>> connect(TimePoint deadline);
@@ -420,6 +424,7 @@ void Client::close() {
 }
 
 void Client::move_on(const Endpoint& from) { impl_->move_on(from); }
+
 Endpoint Client::current() const { return impl_->options.endpoints[impl_->current]; }
 
 }  // namespace calico::http
