@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "core/log/log.hpp"
 #include "core/store/etcd/json.hpp"
 
 namespace calico::store::etcd {
@@ -113,6 +114,7 @@ awaitable<void> stream_events(std::shared_ptr<KvWatch> watch, Identity id, Watch
         auto line = compacted_line(id, call.watch_id, watch->compacted_at());
         (void)co_await out->write(std::move(line));
       }
+      log::debug("gateway.watch_ended", "key", call.request.key, "why", batch.error().what);
       co_return;  // stopping: the connection closes, and the client tries again elsewhere
     }
     std::vector<std::string> lines;
@@ -123,7 +125,10 @@ awaitable<void> stream_events(std::shared_ptr<KvWatch> watch, Identity id, Watch
     batch->changes.clear();  // not kept alive by a slow peer
     for (auto& line : lines) {
       auto written = co_await out->write(std::move(line));
-      if (!written) co_return;
+      if (!written) {
+        log::debug("gateway.watch_ended", "key", call.request.key, "why", written.error().what);
+        co_return;
+      }
     }
   }
 }

@@ -83,7 +83,7 @@ class Peer {
   }
   std::string line(http::LineReader& r) {
     auto text = runner_.run(r.read_line(std::chrono::seconds(20)), "a line");
-    return text ? *text : "error: " + std::string(to_string(text.error().code));
+    return text ? *text : "error: " + std::string(to_string(text.error().code)) + ": " + text.error().what;
   }
 
  private:
@@ -247,8 +247,11 @@ TEST_F(GatewayParity, LeasesAndCompaction) {
     auto ttl = [&](Peer& p) { return canonical(p.send("POST", path, R"({"ID":77,"keys":true})").body); };
     auto a = ttl(*theirs_peer_);
     auto mine = ttl(*ours_peer_);
-    a.as_object().erase("TTL");  // seconds pass
-    mine.as_object().erase("TTL");
+    for (auto* v : {&a, &mine}) {
+      v->as_object().erase("TTL");                     // seconds pass
+      auto& keys = v->as_object()["keys"].as_array();  // etcd: in no order
+      std::sort(keys.begin(), keys.end(), [](const auto& x, const auto& y) { return x.as_string() < y.as_string(); });
+    }
     EXPECT_EQ(mine, a);
     same(path, R"({"ID":1234,"keys":true})");
   }
@@ -365,26 +368,27 @@ TEST_F(GatewayTest, ProgressComesToThoseWhoAskedForIt) {
 
 TEST_F(GatewayTest, APeerThatDoesNotReadDoesNotHoldUpTheOthers) {
   Kv::Options options;
-  options.watch_events = 50;
+  options.watch_bytes = 2 << 20;
   Embedded e(runner_.loop(), {}, options);
   Peer p(runner_, e.endpoint());
   auto stuck = p.watch(R"({"create_request":{"key":"AA==","range_end":"AA=="}})");
   auto reading = p.watch(R"({"create_request":{"key":)" + b("/small") + "}}");
   p.line(*reading);
-  const std::string value = b(std::string(200000, 'x'));
-  for (int i = 0; i < 100; ++i)
+  const std::string value = b(std::string(1 << 20, 'x'));
+  for (int i = 0; i < 16; ++i)
     ASSERT_EQ(p.post("kv/put", R"({"key":)" + b("/k") + R"(,"value":)" + value + "}").status, 200U);
   p.post("kv/put", R"({"key":)" + b("/small") + R"(,"value":"eA=="})");
   EXPECT_NE(p.line(*reading).find("events"), std::string::npos);
-  // And when it reads at last, nothing is missing: 20 MB went through the history.
+  // And when it reads at last, nothing is missing: most of the 16 MiB went through the history.
+  // (TCP gives a peer that does not read up after TCP_USER_TIMEOUT; this one is back before.)
   int events = 0;
   EXPECT_NE(p.line(*stuck).find("created"), std::string::npos);
-  while (events < 101) {
+  while (events < 17) {
     const auto line = p.line(*stuck);
     ASSERT_FALSE(line.starts_with("error")) << line;
     events += static_cast<int>(json::parse(line).at("result").at("events").as_array().size());
   }
-  EXPECT_EQ(events, 101);
+  EXPECT_EQ(events, 17);
 }
 
 TEST_F(GatewayTest, HostileBodiesAreAnswered) {

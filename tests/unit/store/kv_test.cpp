@@ -155,58 +155,7 @@ TEST_F(KvTest, KeepaliveMovesTheEnd) {
   EXPECT_EQ(run(kv_->leases())->size(), 0U);
 }
 
-// The child acknowledges each write on a pipe after it was answered, and dies by SIGKILL at a moment of our choosing.
-TEST_F(KvTest, KilledAtAnyMomentEveryAnsweredWriteIsThere) {
-  int survived = 0;
-  std::vector<std::pair<std::string, std::string>> acknowledged;
-  for (int round = 0; round < 8; ++round) {
-    int pipe_fds[2];
-    ASSERT_EQ(::pipe(pipe_fds), 0);
-    const auto path = dir_.file("state.db");
-    const pid_t child = ::fork();
-    if (child == 0) {
-      // Nothing of the parent's threads exists here: a loop and a store of our own, then run until killed.
-      ::close(pipe_fds[0]);
-      auto* runner = new test::LoopRunner;
-      auto opened = Kv::open({.path = path});
-      if (!opened) ::_exit(3);
-      auto* kv = opened->release();
-      for (int i = 0;; ++i) {
-        TxnRequest txn;
-        const auto name = "/r" + std::to_string(round) + "/" + std::to_string(i);
-        txn.success.push_back(PutRequest{.key = name, .value = std::string(static_cast<std::size_t>(i % 977), 'v')});
-        txn.success.push_back(PutRequest{.key = "/last", .value = name});
-        if (!runner->run(kv->txn(txn))) ::_exit(4);
-        if (::write(pipe_fds[1], &i, sizeof i) != sizeof i) ::_exit(5);
-      }
-    }
-    ::close(pipe_fds[1]);
-    const int until = 1 + round * 23;
-    int last = -1;
-    for (int i = 0; i < until; ++i)
-      ASSERT_EQ(::read(pipe_fds[0], &last, sizeof last), static_cast<ssize_t>(sizeof last));
-    ASSERT_EQ(::kill(child, SIGKILL), 0);
-    int status = 0;
-    ASSERT_EQ(::waitpid(child, &status, 0), child);
-    ASSERT_TRUE(WIFSIGNALED(status)) << "it ended by itself: " << status;
-    for (int more = 0; ::read(pipe_fds[0], &more, sizeof more) == sizeof more;) last = more;
-    ::close(pipe_fds[0]);
-    for (int i = 0; i <= last; ++i)
-      acknowledged.emplace_back("/r" + std::to_string(round) + "/" + std::to_string(i),
-                                std::string(static_cast<std::size_t>(i % 977), 'v'));
-  }
-  open();
-  for (const auto& [key, value] : acknowledged) {
-    const auto kv = get(key);
-    ASSERT_TRUE(kv) << key << " was answered and is gone";
-    ASSERT_EQ(kv->value, value);
-    ++survived;
-  }
-  // Whole transactions only: what the pointer names is there.
-  EXPECT_TRUE(get(get("/last")->value));
-  EXPECT_GT(survived, 500);
-}
-
+// Not of the fixture: a fork wants a process without threads.
 TEST_F(KvTest, ADamagedFileIsRefusedNotRepaired) {
   open();
   for (int i = 0; i < 200; ++i) put("/k" + std::to_string(i), std::string(200, 'x'));
@@ -515,6 +464,68 @@ TEST_F(KvTest, ManyWritersShareCommits) {
   const auto after = kv_->stats();
   EXPECT_EQ(after.requests - before.requests, 500U);
   EXPECT_LT(after.commits - before.commits, 250U);
+}
+
+// ---- a crash
+
+// The child acknowledges each write on a pipe after it was answered, and dies by SIGKILL at a moment of our choosing.
+TEST(KvCrash, KilledAtAnyMomentEveryAnsweredWriteIsThere) {
+  test::TempDir dir;
+  int survived = 0;
+  std::vector<std::pair<std::string, std::string>> acknowledged;
+  for (int round = 0; round < 8; ++round) {
+    int pipe_fds[2];
+    ASSERT_EQ(::pipe(pipe_fds), 0);
+    const auto path = dir.file("state.db");
+    const pid_t child = ::fork();
+    if (child == 0) {
+      // Nothing of the parent's threads exists here: a loop and a store of our own, then run until killed.
+      ::close(pipe_fds[0]);
+      auto* own = new test::LoopRunner;
+      auto mine = Kv::open({.path = path});
+      if (!mine) ::_exit(3);
+      auto* kv = mine->release();
+      for (int i = 0;; ++i) {
+        TxnRequest txn;
+        const auto name = "/r" + std::to_string(round) + "/" + std::to_string(i);
+        txn.success.push_back(PutRequest{.key = name, .value = std::string(static_cast<std::size_t>(i % 977), 'v')});
+        txn.success.push_back(PutRequest{.key = "/last", .value = name});
+        if (!own->run(kv->txn(txn))) ::_exit(4);
+        if (::write(pipe_fds[1], &i, sizeof i) != sizeof i) ::_exit(5);
+      }
+    }
+    ::close(pipe_fds[1]);
+    const int until = 1 + round * 23;
+    int last = -1;
+    for (int i = 0; i < until; ++i)
+      ASSERT_EQ(::read(pipe_fds[0], &last, sizeof last), static_cast<ssize_t>(sizeof last));
+    ASSERT_EQ(::kill(child, SIGKILL), 0);
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFSIGNALED(status)) << "it ended by itself: " << status;
+    for (int more = 0; ::read(pipe_fds[0], &more, sizeof more) == sizeof more;) last = more;
+    ::close(pipe_fds[0]);
+    for (int i = 0; i <= last; ++i)
+      acknowledged.emplace_back("/r" + std::to_string(round) + "/" + std::to_string(i),
+                                std::string(static_cast<std::size_t>(i % 977), 'v'));
+  }
+  auto opened = Kv::open({.path = dir.file("state.db")});
+  ASSERT_TRUE(opened) << opened.error().what;
+  test::LoopRunner runner;
+  const auto get = [&](std::string key) -> std::optional<KeyValue> {
+    RangeRequest request{.key = std::move(key), .range_end = {}};
+    auto r = runner.run((*opened)->range(request));
+    return r && !r->kvs.empty() ? std::optional<KeyValue>(r->kvs[0]) : std::nullopt;
+  };
+  for (const auto& [key, value] : acknowledged) {
+    const auto kv = get(key);
+    ASSERT_TRUE(kv) << key << " was answered and is gone";
+    ASSERT_EQ(kv->value, value);
+    ++survived;
+  }
+  // Whole transactions only: what the pointer names is there.
+  EXPECT_TRUE(get(get("/last")->value));
+  EXPECT_GT(survived, 500);
 }
 
 // ---- the pure part
