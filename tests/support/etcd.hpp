@@ -54,6 +54,7 @@ class Etcd {
   bool running() const { return pid_ > 0; }
   std::string endpoint() const { return scheme() + "://127.0.0.1:" + std::to_string(port_); }
   std::uint16_t port() const { return port_; }
+  pid_t pid() const { return pid_; }
   /// What it wrote, for failures.
   std::string log() const {
     std::ifstream in(dir_ + "/log");

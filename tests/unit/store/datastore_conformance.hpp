@@ -17,17 +17,17 @@
 
 #include "core/store/datastore.hpp"
 #include "tests/support/await.hpp"
+#include "tests/support/datastore_backends.hpp"
 
 namespace calico::store {
 
-/// A datastore to test and all that keeps it alive; made once a program.
-struct DatastoreBackend {
-  virtual ~DatastoreBackend() = default;
-  virtual Datastore& datastore() = 0;
-};
+using test::DatastoreBackend;
+
+/// Made once a program; `skip` says why not, on machines that cannot.
 struct DatastoreParam {
   std::string name;
   std::function<std::unique_ptr<DatastoreBackend>(Loop& loop)> make;
+  std::string skip = {};
 };
 inline void PrintTo(const DatastoreParam& p, std::ostream* out) { *out << p.name; }
 inline std::string name_of(const testing::TestParamInfo<DatastoreParam>& info) { return info.param.name; }
@@ -40,6 +40,7 @@ class DatastoreConformance : public testing::TestWithParam<DatastoreParam> {
     runner_ = nullptr;
   }
   void SetUp() override {
+    if (!GetParam().skip.empty()) GTEST_SKIP() << GetParam().skip;
     if (!runner_) runner_ = new test::LoopRunner;
     auto& slot = backends()[GetParam().name];
     if (!slot) slot = GetParam().make(runner_->loop());
