@@ -1,0 +1,559 @@
+/// Bytes <-> messages: round trips of random values, every truncation refused, random damage never crashes, and RFC
+/// 7606's verdict for each attribute.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "core/bgp/codec/update.hpp"
+
+namespace calico::bgp {
+namespace {
+
+using wire::Writer;
+
+Prefix pfx(std::string_view s) { return *Prefix::parse(s); }
+Ip ip(std::string_view s) { return *Ip::parse(s); }
+
+Bytes hex(std::string_view text) {
+  Bytes out;
+  int nibble = -1;
+  for (char c : text) {
+    int v = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    if (v < 0) continue;
+    if (nibble < 0) {
+      nibble = v;
+    } else {
+      out.push_back(static_cast<std::byte>(nibble << 4 | v));
+      nibble = -1;
+    }
+  }
+  return out;
+}
+
+View body(const Bytes& message) { return View(message).subspan(kHeaderSize); }
+
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : gen_(seed) {}
+  std::uint32_t below(std::uint32_t n) { return n == 0 ? 0 : static_cast<std::uint32_t>(gen_() % n); }
+  std::uint32_t u32() { return static_cast<std::uint32_t>(gen_()); }
+  bool chance() { return (gen_() & 1) != 0; }
+  Bytes bytes(std::size_t n) {
+    Bytes b(n);
+    for (auto& x : b) x = static_cast<std::byte>(gen_());
+    return b;
+  }
+  Prefix v4() { return Prefix{Ip::v4(u32()), static_cast<std::uint8_t>(below(33))}.masked(); }
+  Prefix v6() { return Prefix{Ip::from_bytes(bytes(16)), static_cast<std::uint8_t>(below(129))}.masked(); }
+
+  Open open() {
+    Open o;
+    o.hold_time_s = static_cast<std::uint16_t>(chance() ? 0 : 3 + below(65000));
+    o.router_id = 1 + below(0xfffffffe);
+    if (chance()) {
+      o.caps.as4 = Asn{1 + below(0xfffffffe)};
+      o.as = *o.caps.as4;
+    } else {
+      o.as = Asn{1 + below(0xfffe)};
+    }
+    if (chance()) o.caps.families.push_back(kIpv4Unicast);
+    if (chance()) o.caps.families.push_back(kIpv6Unicast);
+    o.caps.refresh = chance();
+    o.caps.enhanced_refresh = chance();
+    o.caps.extended_message = chance();
+    if (chance()) {
+      GracefulRestartCapability gr;
+      gr.restarting = chance();
+      gr.notification = chance();
+      gr.time_s = static_cast<std::uint16_t>(below(4096));
+      for (auto f : o.caps.families) gr.families.push_back({f, chance()});
+      o.caps.graceful_restart = gr;
+    }
+    // Long ones need RFC 9072's parameter.
+    for (std::uint32_t i = below(4); i > 0; --i)
+      o.caps.unknown.push_back({static_cast<std::uint8_t>(128 + i), bytes(below(200))});
+    return o;
+  }
+  Attrs attrs(bool v6) {
+    Attrs a;
+    a.origin = static_cast<std::uint8_t>(below(3));
+    std::vector<Asn> path;
+    for (std::uint32_t i = below(600); i > 0 && chance(); --i) path.push_back(Asn{1 + below(0xfffffffe)});
+    a.as_path = AsPath::sequence(path);
+    a.next_hop = v6 ? Ip::from_bytes(bytes(16)) : Ip::v4(1 + below(0xfffffffe));
+    if (chance()) a.med = u32();
+    a.local_pref = u32();
+    a.atomic_aggregate = chance();
+    if (chance()) a.aggregator = Aggregator{Asn{1 + below(0xfffffffe)}, u32()};
+    if (chance()) a.communities = bytes(4 * (1 + below(100)));
+    if (chance()) a.originator_id = u32();
+    for (std::uint32_t i = below(5); i > 0; --i) a.cluster_list.push_back(u32());
+    if (chance()) a.ext_communities = bytes(8 * (1 + below(10)));
+    if (chance()) a.large_communities = bytes(12 * (1 + below(10)));
+    for (std::uint8_t type : {21, 40, 99, 255})
+      if (chance()) a.unknown.push_back({type, 0xe0, bytes(below(300))});
+    return a;
+  }
+
+ private:
+  std::mt19937_64 gen_;
+};
+
+/// Splits a stream of messages; each header must be right.
+std::vector<Bytes> messages_of(View stream) {
+  std::vector<Bytes> out;
+  while (!stream.empty()) {
+    auto h = decode_header(stream.first(std::min<std::size_t>(stream.size(), kHeaderSize)));
+    if (!h || h->length > stream.size()) {
+      ADD_FAILURE() << "not a message";
+      return out;
+    }
+    out.emplace_back(stream.begin(), stream.begin() + h->length);
+    stream = stream.subspan(h->length);
+  }
+  return out;
+}
+
+// --- OPEN and the small ones ----------------------------------------------------------------------------------------
+
+TEST(BgpOpen, RoundTrip) {
+  Random random(1);
+  for (int i = 0; i < 2000; ++i) {
+    const auto o = random.open();
+    const auto m = encode_open(o);
+    auto h = decode_header(View(m).first(kHeaderSize));
+    ASSERT_TRUE(h);
+    ASSERT_EQ(h->length, m.size());
+    auto back = decode_open(body(m));
+    ASSERT_TRUE(back) << back.error().what;
+    EXPECT_EQ(*back, o);
+  }
+}
+
+TEST(BgpOpen, EveryTruncationIsRefused) {
+  Random random(2);
+  for (int i = 0; i < 50; ++i) {
+    const auto m = encode_open(random.open());
+    for (std::size_t n = 0; n < m.size() - kHeaderSize; ++n) EXPECT_FALSE(decode_open(body(m).first(n))) << n;
+  }
+}
+
+TEST(BgpOpen, FaultsSayWhatTheNotificationMust) {
+  const auto code = [](std::string_view bytes) {
+    auto r = decode_open(hex(bytes));
+    return r ? std::pair(0, 0) : std::pair<int, int>(r.error().code, r.error().subcode);
+  };
+  // version, AS, hold time, identifier, length of parameters, parameters
+  EXPECT_EQ(code("04 fc00 00b4 0a000001 00"), std::pair(0, 0));
+  EXPECT_EQ(code("03 fc00 00b4 0a000001 00"), std::pair(2, 1));
+  EXPECT_EQ(code("04 0000 00b4 0a000001 00"), std::pair(2, 2));
+  EXPECT_EQ(code("04 fc00 0001 0a000001 00"), std::pair(2, 6));
+  EXPECT_EQ(code("04 fc00 0002 0a000001 00"), std::pair(2, 6));
+  EXPECT_EQ(code("04 fc00 00b4 00000000 00"), std::pair(2, 3));
+  EXPECT_EQ(code("04 fc00 00b4 0a000001 02 02 06"), std::pair(2, 0)) << "parameter overruns";
+  EXPECT_EQ(code("04 fc00 00b4 0a000001 05 02 03 41 04 00"), std::pair(2, 0)) << "capability overruns";
+  EXPECT_EQ(code("04 fc00 00b4 0a000001 04 02 02 41 00"), std::pair(2, 0)) << "AS4 without a number";
+  EXPECT_EQ(code("04 fc00 00b4 0a000001 08 02 06 41 04 00000000"), std::pair(2, 2)) << "AS 0 (RFC 7607)";
+  EXPECT_EQ(code("04 fc00 00b4 0a000001 03 07 01 00"), std::pair(2, 4)) << "unknown parameter";
+  EXPECT_EQ(code("04 fc00 00b4 0a000001 00 00"), std::pair(2, 0)) << "more than announced";
+  EXPECT_EQ(code("04 fc00 00b4 0a000001 ff ff 0009 02 0006 41 04 0000fc00"), std::pair(0, 0)) << "RFC 9072";
+}
+
+TEST(BgpHeader, Faults) {
+  const auto code = [](std::string_view tail) {
+    auto r = decode_header(hex("ffffffffffffffffffffffffffffffff" + std::string(tail)));
+    return r ? std::pair(0, 0) : std::pair<int, int>(r.error().code, r.error().subcode);
+  };
+  EXPECT_EQ(code("0013 04"), std::pair(0, 0));
+  EXPECT_EQ(code("0012 04"), std::pair(1, 2));
+  EXPECT_EQ(code("1388 02"), std::pair(1, 2)) << "5000";
+  EXPECT_EQ(code("0014 04"), std::pair(1, 2)) << "a KEEPALIVE of 20";
+  EXPECT_EQ(code("001c 01"), std::pair(1, 2)) << "an OPEN of 28";
+  EXPECT_EQ(code("0016 02"), std::pair(1, 2));
+  EXPECT_EQ(code("0014 03"), std::pair(1, 2));
+  EXPECT_EQ(code("0013 09"), std::pair(1, 3));
+  EXPECT_EQ(code("0013 00"), std::pair(1, 3));
+  auto marker = decode_header(hex("fffffffffffffffffffffffffffffffe 0013 04"));
+  ASSERT_FALSE(marker);
+  EXPECT_EQ(marker.error().code, 1);
+  EXPECT_EQ(marker.error().subcode, 1);
+}
+
+TEST(BgpNotification, RoundTripAndText) {
+  const Notification n{6, 2, hex("05 6865 6c6c 6f")};
+  auto m = encode_notification(n);
+  auto back = decode_notification(body(m));
+  ASSERT_TRUE(back);
+  EXPECT_EQ(*back, n);
+  EXPECT_EQ(describe(n), "Cease: Administrative shutdown \"hello\"");
+  EXPECT_EQ(describe(cease(notify::kDeconfigured, true)), "Cease: Hard reset (Cease: Peer de-configured)");
+  EXPECT_EQ(describe({6, 9, hex("06 09")}), "Cease: Hard reset");
+  EXPECT_EQ(describe({6, 2, hex("ff 41")}), "Cease: Administrative shutdown") << "a length that lies";
+  EXPECT_EQ(describe({6, 2, hex("03 1b 5b 41")}), "Cease: Administrative shutdown \"?[A\"") << "nothing for a terminal";
+  EXPECT_EQ(describe({99, 7, {}}), "Error 99: 7");
+  EXPECT_EQ(encode_notification({6, 0, Bytes(100000)}).size(), kMaxMessage);
+}
+
+TEST(BgpRefresh, RoundTrip) {
+  const RouteRefresh r{kIpv6Unicast, 0};
+  auto m = encode_route_refresh(r);
+  EXPECT_EQ(*decode_route_refresh(body(m)), r);
+  EXPECT_FALSE(decode_route_refresh(hex("0001 00")));
+  EXPECT_FALSE(decode_route_refresh(hex("0001 00 01 00")));
+}
+
+// --- AS paths -------------------------------------------------------------------------------------------------------
+
+TEST(BgpAsPath, LengthEndsAndText) {
+  auto p = AsPath::decode(hex("02 02 0000fde8 0000fc01 01 02 00000001 00000002"), 4);
+  ASSERT_TRUE(p);
+  EXPECT_EQ(p->length(), 3U) << "a set counts one";
+  EXPECT_EQ(p->to_string(), "65000 64513 { 1 2 }");
+  EXPECT_EQ(p->first(), Asn{65000});
+  EXPECT_FALSE(p->origin()) << "it ends in a set";
+  EXPECT_TRUE(p->contains(Asn{2}));
+  EXPECT_FALSE(p->contains(Asn{3}));
+  EXPECT_EQ(p->prepended(Asn{9}).to_string(), "9 65000 64513 { 1 2 }");
+  EXPECT_EQ(p->prepended(Asn{9}).wire().size(), p->wire().size() + 4) << "joins the first sequence";
+  EXPECT_EQ(AsPath().prepended(Asn{9}).to_string(), "9");
+  EXPECT_FALSE(AsPath().first());
+  std::vector<Asn> many(255, Asn{7});
+  EXPECT_EQ(AsPath::sequence(many).prepended(Asn{8}).length(), 256U) << "a full sequence gets a new one in front";
+}
+
+TEST(BgpAsPath, Malformed) {
+  EXPECT_FALSE(AsPath::decode(hex("02 02 0000fde8"), 4)) << "overrun";
+  EXPECT_FALSE(AsPath::decode(hex("09 01 0000fde8"), 4)) << "type";
+  EXPECT_FALSE(AsPath::decode(hex("02 00"), 4)) << "empty segment";
+  EXPECT_FALSE(AsPath::decode(hex("02"), 4));
+  EXPECT_FALSE(AsPath::decode(hex("02 01 00000000"), 4)) << "AS 0";
+  EXPECT_FALSE(AsPath::decode(hex("03 01 0000fde8"), 4)) << "confederation";
+  EXPECT_TRUE(AsPath::decode({}, 4));
+}
+
+TEST(BgpAsPath, TwoOctetSpeakers) {
+  // 65000 AS_TRANS AS_TRANS, AS4_PATH 70000 70001: the two last hops come back.
+  auto old = AsPath::decode(hex("02 03 fde8 5ba0 5ba0"), 2);
+  auto as4 = AsPath::decode(hex("02 02 00011170 00011171"), 4);
+  ASSERT_TRUE(old && as4);
+  EXPECT_EQ(old->merged(*as4).to_string(), "65000 70000 70001");
+  EXPECT_EQ(as4->merged(*old).to_string(), "70000 70001") << "an AS4_PATH that is longer is ignored";
+  EXPECT_EQ(as4->narrow(), hex("02 02 5ba0 5ba0"));
+  EXPECT_TRUE(as4->has_wide());
+
+  // The whole way: what we write for a 2-octet peer reads back as what it was.
+  Attrs a;
+  const std::vector<Asn> path{Asn{64512}, Asn{70000}, Asn{3}};
+  a.as_path = AsPath::sequence(path);
+  a.next_hop = ip("10.0.0.1");
+  a.local_pref = 100;
+  a.aggregator = Aggregator{Asn{70000}, 5};
+  Writer w(4096);
+  encode_attributes(w, a, false);
+  auto back = decode_attributes(w.view(), {true, false});
+  ASSERT_TRUE(back);
+  EXPECT_FALSE(back->withdraw) << back->reason;
+  EXPECT_EQ(back->attrs, a);
+}
+
+// --- UPDATE ---------------------------------------------------------------------------------------------------------
+
+TEST(BgpUpdate, AnnouncementsRoundTrip) {
+  Random random(3);
+  for (int i = 0; i < 300; ++i) {
+    const bool v6 = random.chance();
+    const auto a = random.attrs(v6);
+    Writer block(65535);
+    encode_attributes(block, a);
+    std::vector<Prefix> prefixes;
+    for (std::uint32_t n = 1 + random.below(3000); n > 0; --n) prefixes.push_back(v6 ? random.v6() : random.v4());
+    Bytes stream;
+    std::size_t count = 0;
+    if (!encode_announce(stream, count, v6 ? Family::v6 : Family::v4, block.view(), a.next_hop, prefixes)) {
+      EXPECT_GT(block.size(), 4000U);
+      EXPECT_TRUE(stream.empty());
+      continue;
+    }
+    const auto messages = messages_of(stream);
+    EXPECT_EQ(messages.size(), count);
+    std::vector<Prefix> got;
+    Update u;
+    for (const auto& m : messages) {
+      auto r = decode_update(body(m), {}, u);
+      ASSERT_TRUE(r) << r.error().what;
+      EXPECT_FALSE(u.treat_as_withdraw) << u.reason;
+      EXPECT_FALSE(u.end_of_rib);
+      auto attrs = u.attrs;
+      if (v6) attrs.next_hop = u.mp_next_hop;
+      EXPECT_EQ(attrs, a);
+      const auto& list = v6 ? u.announced_mp : u.announced;
+      got.insert(got.end(), list.begin(), list.end());
+    }
+    EXPECT_EQ(got, prefixes);
+  }
+}
+
+TEST(BgpUpdate, WithdrawalsRoundTripInFewMessages) {
+  Random random(4);
+  for (auto family : {Family::v4, Family::v6}) {
+    std::vector<Prefix> prefixes;
+    for (int n = 0; n < 5000; ++n) prefixes.push_back(family == Family::v6 ? random.v6() : random.v4());
+    Bytes stream;
+    std::size_t count = 0;
+    encode_withdraw(stream, count, family, prefixes);
+    EXPECT_LT(count, family == Family::v4 ? 8U : 22U);
+    std::vector<Prefix> got;
+    Update u;
+    for (const auto& m : messages_of(stream)) {
+      ASSERT_TRUE(decode_update(body(m), {}, u));
+      EXPECT_FALSE(u.end_of_rib);
+      got.insert(got.end(), u.withdrawn.begin(), u.withdrawn.end());
+    }
+    EXPECT_EQ(got, prefixes);
+  }
+}
+
+TEST(BgpUpdate, EndOfRib) {
+  for (auto f : {kIpv4Unicast, kIpv6Unicast}) {
+    Bytes m;
+    encode_end_of_rib(m, f);
+    EXPECT_EQ(messages_of(m).size(), 1U);
+    Update u;
+    ASSERT_TRUE(decode_update(body(m), {}, u));
+    EXPECT_EQ(u.end_of_rib, f);
+  }
+  Bytes m;
+  encode_end_of_rib(m, kIpv4Unicast);
+  EXPECT_EQ(m.size(), 23U) << "RFC 4724 2: an UPDATE of minimum length";
+}
+
+TEST(BgpUpdate, TruncationNeverLooksWhole) {
+  // Cutting the message must give a fault, or withdraw, never an announcement with other attributes.
+  Random random(5);
+  for (int i = 0; i < 40; ++i) {
+    const auto a = random.attrs(false);
+    Writer block(65535);
+    encode_attributes(block, a);
+    Bytes stream;
+    std::size_t count = 0;
+    const std::vector<Prefix> prefixes{pfx("10.65.0.1/32"), pfx("10.66.0.0/17")};
+    if (!encode_announce(stream, count, Family::v4, block.view(), a.next_hop, prefixes)) continue;
+    const auto whole = body(stream);
+    Update u;
+    for (std::size_t n = 0; n < whole.size(); ++n) {
+      if (!decode_update(whole.first(n), {}, u)) continue;
+      EXPECT_TRUE(u.treat_as_withdraw || u.attrs == a) << n;
+      EXPECT_LT(u.announced.size(), 2U);
+    }
+  }
+}
+
+TEST(BgpUpdate, RandomDamageNeverCrashes) {
+  Random random(6);
+  Update u;
+  std::size_t survived = 0;
+  for (int i = 0; i < 4000; ++i) {
+    const bool v6 = random.chance();
+    const auto a = random.attrs(v6);
+    Writer block(65535);
+    encode_attributes(block, a);
+    Bytes stream;
+    std::size_t count = 0;
+    std::vector<Prefix> prefixes;
+    for (std::uint32_t n = 1 + random.below(5); n > 0; --n) prefixes.push_back(v6 ? random.v6() : random.v4());
+    if (!encode_announce(stream, count, v6 ? Family::v6 : Family::v4, block.view(), a.next_hop, prefixes)) continue;
+    Bytes b(body(stream).begin(), body(stream).end());
+    for (std::uint32_t n = 1 + random.below(8); n > 0; --n) {
+      const auto at = static_cast<std::ptrdiff_t>(random.below(static_cast<std::uint32_t>(b.size())));
+      switch (random.below(3)) {
+        case 0:
+          b[static_cast<std::size_t>(at)] = static_cast<std::byte>(random.u32());
+          break;
+        case 1:
+          b.erase(b.begin() + at);
+          break;
+        default:
+          b.insert(b.begin() + at, static_cast<std::byte>(random.u32()));
+      }
+    }
+    const CodecContext context{random.chance(), random.chance()};
+    if (!decode_update(b, context, u)) continue;
+    ++survived;
+    // What is accepted is canonical after one encoding.
+    Writer once(200000), twice(200000);
+    encode_attributes(once, u.attrs);
+    auto again = decode_attributes(once.view(), {true, true});
+    ASSERT_TRUE(again);
+    if (u.treat_as_withdraw) continue;
+    EXPECT_FALSE(again->withdraw) << again->reason;
+    encode_attributes(twice, again->attrs);
+    EXPECT_EQ(Bytes(once.view().begin(), once.view().end()), Bytes(twice.view().begin(), twice.view().end()));
+  }
+  EXPECT_GT(survived, 100U) << "the damage is so heavy that nothing is tested";
+}
+
+// --- RFC 7606 -------------------------------------------------------------------------------------------------------
+
+/// One announcement of 10.65.0.1/32 with the attributes of a well-formed route, one of them replaced or added.
+class Verdict : public testing::Test {
+ protected:
+  struct Attr {
+    std::uint8_t flags, type;
+    Bytes value;
+  };
+  std::vector<Attr> good_{{0x40, 1, hex("00")},
+                          {0x40, 2, hex("02 01 0000fde8")},
+                          {0x40, 3, hex("0a000001")},
+                          {0x80, 4, hex("00000005")},
+                          {0x40, 5, hex("00000064")}};
+  CodecContext context_;
+  Update u_;
+
+  static void put(Writer& w, const Attr& a) {
+    w.be<std::uint8_t>(a.flags | (a.value.size() > 255 ? 0x10 : 0));
+    w.be<std::uint8_t>(a.type);
+    if (a.value.size() > 255)
+      w.be<std::uint16_t>(a.value.size());
+    else
+      w.be<std::uint8_t>(a.value.size());
+    w.put(a.value);
+  }
+  enum Outcome { replaced, withdrawn, reset };
+  friend std::ostream& operator<<(std::ostream& o, Outcome v) {
+    return o << (v == replaced ? "replaced" : v == withdrawn ? "withdrawn" : "reset");
+  }
+  Outcome decode(const std::vector<Attr>& attrs, Bytes tail = {}, Bytes nlri = hex("20 0a410001"),
+                 Bytes withdrawn_routes = {}) {
+    Writer w(65535);
+    auto gone = w.open(2);
+    w.put(withdrawn_routes);
+    w.close(gone);
+    auto block = w.open(2);
+    for (const auto& a : attrs) put(w, a);
+    w.put(tail);
+    w.close(block);
+    w.put(nlri);
+    auto r = decode_update(w.view(), context_, u_);
+    if (!r) {
+      fault_ = r.error();
+      return reset;
+    }
+    return u_.treat_as_withdraw ? withdrawn : replaced;
+  }
+  Outcome with(Attr a) {
+    auto attrs = good_;
+    bool found = false;
+    for (auto& g : attrs)
+      if (g.type == a.type) g = a, found = true;
+    if (!found) attrs.push_back(a);
+    return decode(attrs);
+  }
+  Outcome without(std::uint8_t type) {
+    auto attrs = good_;
+    std::erase_if(attrs, [&](const Attr& a) { return a.type == type; });
+    return decode(attrs);
+  }
+  Fault fault_;
+};
+
+TEST_F(Verdict, TheControlIsWellFormed) {
+  EXPECT_EQ(decode(good_), replaced);
+  EXPECT_EQ(u_.announced, std::vector{pfx("10.65.0.1/32")});
+  EXPECT_EQ(u_.attrs.med, 5U);
+  EXPECT_EQ(u_.attributes_discarded, 0U);
+}
+
+TEST_F(Verdict, TreatAsWithdraw) {
+  EXPECT_EQ(with({0x40, 1, hex("05")}), withdrawn) << "ORIGIN value";
+  EXPECT_EQ(u_.announced.size(), 1U) << "the routes to withdraw are known";
+  EXPECT_EQ(with({0x40, 1, hex("0000")}), withdrawn) << "ORIGIN length";
+  EXPECT_EQ(with({0xc0, 1, hex("00")}), withdrawn) << "ORIGIN flags";
+  EXPECT_EQ(with({0x40, 2, hex("02 05 0000fde8")}), withdrawn) << "AS_PATH overrun";
+  EXPECT_EQ(with({0x40, 2, hex("09 01 0000fde8")}), withdrawn) << "AS_PATH segment type";
+  EXPECT_EQ(with({0x40, 2, hex("02 00")}), withdrawn) << "AS_PATH empty segment";
+  EXPECT_EQ(with({0x40, 3, hex("0a0000")}), withdrawn) << "NEXT_HOP length";
+  EXPECT_EQ(with({0x80, 4, hex("000005")}), withdrawn) << "MED length";
+  EXPECT_EQ(with({0x40, 5, hex("000064")}), withdrawn) << "LOCAL_PREF length";
+  EXPECT_EQ(with({0xc0, 8, hex("0001000203")}), withdrawn) << "COMMUNITIES length";
+  EXPECT_EQ(with({0xc0, 8, {}}), withdrawn) << "COMMUNITIES empty";
+  EXPECT_EQ(with({0x80, 9, hex("0a0000")}), withdrawn) << "ORIGINATOR_ID length";
+  EXPECT_EQ(with({0x80, 10, hex("0a00000101")}), withdrawn) << "CLUSTER_LIST length";
+  EXPECT_EQ(with({0xc0, 16, hex("00010203040506")}), withdrawn) << "extended communities";
+  EXPECT_EQ(with({0xc0, 32, hex("0102030405060708090a0b")}), withdrawn) << "large communities";
+  EXPECT_EQ(without(1), withdrawn) << "ORIGIN missing";
+  EXPECT_EQ(without(2), withdrawn) << "AS_PATH missing";
+  EXPECT_EQ(without(3), withdrawn) << "NEXT_HOP missing";
+  EXPECT_EQ(without(5), withdrawn) << "LOCAL_PREF missing (iBGP)";
+  EXPECT_EQ(with({0x40, 99, hex("00")}), withdrawn) << "unknown well-known";
+  EXPECT_EQ(decode(good_, hex("c0 08 ff 00010002")), withdrawn) << "an attribute overruns the block";
+  EXPECT_EQ(decode(good_, hex("c0")), withdrawn) << "half an attribute";
+  context_.ibgp = false;
+  EXPECT_EQ(without(5), replaced) << "LOCAL_PREF has no place in eBGP";
+}
+
+TEST_F(Verdict, AttributeDiscard) {
+  EXPECT_EQ(with({0x40, 6, hex("00")}), replaced) << "ATOMIC_AGGREGATE length";
+  EXPECT_FALSE(u_.attrs.atomic_aggregate);
+  EXPECT_EQ(u_.attributes_discarded, 1U);
+  EXPECT_EQ(with({0xc0, 7, hex("0000fde80a")}), replaced) << "AGGREGATOR length";
+  EXPECT_FALSE(u_.attrs.aggregator);
+  auto twice = good_;
+  twice.push_back({0x80, 4, hex("00000009")});
+  EXPECT_EQ(decode(twice), replaced) << "MED twice: the first counts";
+  EXPECT_EQ(u_.attrs.med, 5U);
+  context_.ibgp = false;
+  EXPECT_EQ(with({0x80, 9, hex("0a000001")}), replaced) << "ORIGINATOR_ID from outside";
+  EXPECT_FALSE(u_.attrs.originator_id);
+  EXPECT_FALSE(u_.attrs.local_pref) << "LOCAL_PREF from outside";
+  EXPECT_EQ(with({0x80, 10, hex("0a0000")}), replaced) << "even malformed";
+}
+
+TEST_F(Verdict, UnknownAttributes) {
+  EXPECT_EQ(with({0xc0, 99, hex("010203")}), replaced);
+  ASSERT_EQ(u_.attrs.unknown.size(), 1U);
+  EXPECT_EQ(u_.attrs.unknown[0], (UnknownAttr{99, 0xe0, hex("010203")})) << "kept, Partial set";
+  EXPECT_EQ(with({0x80, 98, hex("010203")}), replaced);
+  EXPECT_TRUE(u_.attrs.unknown.empty()) << "not transitive: dropped";
+}
+
+TEST_F(Verdict, SessionReset) {
+  EXPECT_EQ(decode(good_, {}, hex("21 0a41000100")), reset) << "prefix length 33";
+  EXPECT_EQ(fault_.code, 3);
+  EXPECT_EQ(fault_.subcode, 10);
+  EXPECT_EQ(decode(good_, {}, hex("20 0a4100")), reset) << "truncated NLRI";
+  EXPECT_EQ(decode(good_, {}, hex("20 0a410001"), hex("20 0a")), reset) << "truncated withdrawal";
+  EXPECT_FALSE(decode_update(hex("0005 00"), {}, u_)) << "withdrawn length overrun";
+  EXPECT_FALSE(decode_update(hex("0000 0005 00"), {}, u_)) << "attribute length overrun";
+  const Attr reach{0x80, 14, hex("0002 01 10 20010db8000000000000000000000001 00 40 20010db800000000")};
+  auto twice = good_;
+  twice.push_back(reach);
+  EXPECT_EQ(decode(twice), replaced);
+  EXPECT_EQ(u_.announced_mp, std::vector{pfx("2001:db8::/64")});
+  twice.push_back(reach);
+  EXPECT_EQ(decode(twice), reset) << "MP_REACH twice";
+  EXPECT_EQ(with({0x80, 14, hex("0002 01 10 2001")}), reset) << "MP_REACH cut in the next hop";
+  EXPECT_EQ(with({0x80, 14, hex("0002 01 10 20010db8000000000000000000000001 00 81 20")}), reset)
+      << "MP_REACH prefix of 129";
+  EXPECT_EQ(with({0x80, 15, hex("0002")}), reset) << "MP_UNREACH cut";
+  EXPECT_EQ(decode(good_, hex("80 0e ff 0002")), reset) << "MP_REACH overruns: its routes are unknown";
+}
+
+TEST_F(Verdict, MultiprotocolNextHops) {
+  const auto nlri = "40 20010db800000000";
+  EXPECT_EQ(with({0x80, 14,
+                  hex(std::string("0002 01 20 20010db8000000000000000000000001 fe800000000000000000000000000001 00") +
+                      nlri)}),
+            replaced)
+      << "global and link-local";
+  EXPECT_EQ(u_.mp_next_hop, ip("2001:db8::1"));
+  EXPECT_EQ(with({0x80, 14, hex(std::string("0002 01 04 0a000001 00") + nlri)}), withdrawn) << "IPv4 next hop for IPv6";
+  EXPECT_EQ(with({0x80, 14, hex("0001 01 04 0a000009 00 20 0a410002")}), replaced) << "IPv4 in MP_REACH";
+  EXPECT_EQ(u_.mp_next_hop, ip("10.0.0.9"));
+  EXPECT_EQ(u_.announced_mp, std::vector{pfx("10.65.0.2/32")});
+  EXPECT_EQ(with({0x80, 14, hex("0019 46 04 0a000009 00 1234")}), replaced) << "another family is left alone";
+  EXPECT_EQ(u_.ignored_family, (AfiSafi{25, 70}));
+  EXPECT_TRUE(u_.announced_mp.empty());
+}
+
+}  // namespace
+}  // namespace calico::bgp
