@@ -130,7 +130,6 @@ awaitable<void> Replicator::run() {
 awaitable<Result<bool>> Replicator::can_resume(store::ServerStatus status) {
   const auto identity = mirror_.identity();
   if (force_list_ || !identity.ready || status.cluster_id != identity.cluster_id) co_return false;
-  if (status.revision < mirror_.newest_revision()) co_return false;
   const auto newest = mirror_.newest();
   if (!newest) co_return false;
   Revision at = 0;
@@ -194,6 +193,8 @@ awaitable<Replicator::Next> Replicator::session() {
   if (!status) co_return lost(status.error());
   counters_.server_version = status->version;
   counters_.server_endpoint = status->endpoint;
+  // Once behind us, it is not the history we know, even if by the next look it has caught up with our number.
+  if (mirror_.identity().ready && status->revision < mirror_.newest_revision()) went_back_ = force_list_ = true;
 
   auto resume = co_await can_resume(*status);
   if (!resume) co_return lost(resume.error());
@@ -259,7 +260,8 @@ awaitable<Replicator::Next> Replicator::session() {
   identity.cluster_guid = info.guid;
   identity.info_create_revision = info.create_revision;
   identity.ready = true;
-  if (had && (identity != mirror_.identity() || revision < mirror_.newest_revision())) ++epoch_;
+  if (had && (identity != mirror_.identity() || went_back_)) ++epoch_;
+  went_back_ = false;
   mirror_.replace(std::move(content), revision, identity);
   const auto next = co_await follow(0);
   co_return next;

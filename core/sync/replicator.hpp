@@ -91,6 +91,7 @@ class Replicator {
   std::string refused_guid_;                // of the list refused last
   bool refusing_ = false, accept_ = false;  // accept_: the next list of refused_guid_ passes
   bool force_list_ = false;
+  bool went_back_ = false;  // its revision was below ours since the last list taken
   bool in_sync_ = false;
   std::uint64_t epoch_ = 1;
   std::minstd_rand random_{std::random_device{}()};

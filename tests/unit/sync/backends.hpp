@@ -6,7 +6,9 @@
 #include <string>
 
 #include "core/store/datastore.hpp"
+#include "core/store/etcd/client.hpp"
 #include "core/store/kv.hpp"
+#include "tests/support/etcd.hpp"
 #include "tests/unit/sync/support.hpp"
 
 namespace calico::test {
@@ -112,6 +114,39 @@ class KvBackend final : public Backend {
   int life_ = 0;
   std::shared_ptr<store::Kv> kv_;
   std::shared_ptr<SwitchDatastore> switch_ = std::make_shared<SwitchDatastore>();
+};
+
+class EtcdBackend final : public Backend {
+ public:
+  EtcdBackend() {
+    EXPECT_TRUE(etcd_.running()) << etcd_.log();
+    loop_.start();
+    store::EtcdOptions o;
+    auto endpoint = http::Endpoint::parse(etcd_.endpoint());
+    o.endpoints.push_back(*endpoint);
+    auto client = store::EtcdClient::create(loop_.executor(), std::move(o));
+    if (!client) {
+      ADD_FAILURE() << client.error().what;
+      std::abort();
+    }
+    client_ = std::move(*client);
+  }
+  ~EtcdBackend() override {
+    client_.reset();
+    loop_.stop();
+  }
+  std::shared_ptr<store::Datastore> datastore() override { return client_; }
+  void stop() override { etcd_.kill(); }
+  void start() override {
+    etcd_.start();
+    EXPECT_TRUE(etcd_.running()) << etcd_.log();
+  }
+  void wipe() override { etcd_.wipe(); }
+
+ private:
+  Etcd etcd_;
+  Loop loop_{"test-etcd"};
+  std::shared_ptr<store::EtcdClient> client_;
 };
 
 }  // namespace calico::test

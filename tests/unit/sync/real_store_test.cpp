@@ -10,7 +10,6 @@ using test::endpoint_key;
 using test::eventually;
 using test::info;
 using test::kInfoKey;
-using test::KvBackend;
 using test::TempDir;
 
 struct Param {
@@ -23,7 +22,7 @@ class RealStore : public testing::TestWithParam<Param> {
  protected:
   void SetUp() override {
     backend_ = GetParam().make();
-    if (!backend_) GTEST_SKIP() << GetParam().name << " is not installed";
+    if (!backend_) GTEST_SKIP() << GetParam().name << " is not installed (etcd-server)";
     store_ = std::make_unique<test::Client>(backend_->datastore());
   }
   void TearDown() override { service_.reset(); }
@@ -213,13 +212,22 @@ TEST_P(RealStore, ReportsComeBackAfterALostLeaseAndANewDataDirectory) {
   backend_->wipe();
   backend_->start();
   store_->put(kInfoKey, info());
-  ASSERT_TRUE(eventually("the reports in the new data directory", all));
+  ASSERT_TRUE(eventually("the reports in the new data directory", all))
+      << service_->view().state().reason << "; " << service_->status().report_error << "; " << store_->range(mine).size();
   EXPECT_NE(store_->get(mine + "status")->lease, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Kv, RealStore,
-                         testing::Values(Param{
-                             "kv", []() -> std::unique_ptr<Backend> { return std::make_unique<KvBackend>(); }}),
+#ifdef CALICO_SYNC_ETCD
+std::unique_ptr<Backend> make() {
+  if (!test::Etcd::installed()) return nullptr;
+  return std::make_unique<test::EtcdBackend>();
+}
+constexpr const char* kName = "etcd";
+#else
+std::unique_ptr<Backend> make() { return std::make_unique<test::KvBackend>(); }
+constexpr const char* kName = "kv";
+#endif
+INSTANTIATE_TEST_SUITE_P(On, RealStore, testing::Values(Param{kName, make}),
                          [](const auto& i) { return std::string(i.param.name); });
 
 }  // namespace

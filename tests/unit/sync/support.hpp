@@ -1,7 +1,6 @@
 #pragma once
 /// What the tests of sync share: calls of a datastore from a test's thread, the usual keys, a watcher that keeps a map.
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/use_future.hpp>
@@ -14,6 +13,7 @@
 #include "core/loop/loop.hpp"
 #include "core/model/keys.hpp"
 #include "core/sync/service.hpp"
+#include "tests/support/temp_dir.hpp"
 #include "tests/support/wait.hpp"
 
 namespace calico::test {
@@ -148,24 +148,6 @@ class Follower {
   sync::SyncState state_;
   int batches_ = 0, updates_ = 0;
   std::unique_ptr<sync::Subscription> sub_;
-};
-
-class TempDir {
- public:
-  TempDir() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "calico-test-XXXXXX").string();
-    if (!mkdtemp(pattern.data())) std::abort();
-    path_ = pattern;
-  }
-  ~TempDir() {
-    std::error_code ec;
-    std::filesystem::remove_all(path_, ec);
-  }
-  std::string file(const std::string& name) const { return path_ + "/" + name; }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
 };
 
 /// Short times, so that a test takes milliseconds.
