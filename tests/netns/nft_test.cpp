@@ -275,6 +275,35 @@ TEST_F(NftTest, SetsPrintWithTheirTypesAndElements) {
   for (auto& [s, e] : all) EXPECT_TRUE(nft->elements(*s)->empty()) << s->name;
 }
 
+TEST_F(NftTest, RangesAreExchangedInOneTransaction) {
+  Batch b;
+  b.add(Table{.ref = kTable});
+  const Set nets{.table = kTable, .name = "nets", .key = {Type::ipv4_addr}, .interval = true};
+  const Set boxes{.table = kTable, .name = "boxes", .key = {Type::ipv4_addr, Type::inet_service}, .interval = true};
+  b.add(nets);
+  b.add(boxes);
+  const auto box = [](const char* from, const char* to, std::uint16_t p, std::uint16_t q) {
+    return interval(Key().ip(ip(from)).port(p), Key().ip(ip(to)).port(q));
+  };
+  const std::vector<Element> old_nets = {interval(prefix("10.0.0.0/24")), interval(prefix("10.0.1.0/24")),
+                                         interval(prefix("10.0.9.0/24"))};
+  const std::vector<Element> old_boxes = {box("10.0.0.0", "10.0.0.255", 80, 90), box("10.0.1.0", "10.0.1.255", 80, 90)};
+  b.add(nets, old_nets);
+  b.add(boxes, old_boxes);
+  commit(b);
+  // Wider, narrower and shifted ones over the places of the old.
+  const std::vector<Element> new_nets = {interval(prefix("10.0.0.0/23")), interval(prefix("10.0.9.128/25"))};
+  const std::vector<Element> new_boxes = {box("10.0.0.0", "10.0.1.255", 85, 95), box("10.0.0.0", "10.0.0.255", 80, 84)};
+  Batch change;
+  change.remove(nets, old_nets);
+  change.add(nets, new_nets);
+  change.remove(boxes, old_boxes);
+  change.add(boxes, new_boxes);
+  commit(change);
+  EXPECT_THAT(*nft->elements(nets), testing::UnorderedElementsAreArray(new_nets));
+  EXPECT_THAT(*nft->elements(boxes), testing::UnorderedElementsAreArray(new_boxes));
+}
+
 TEST_F(NftTest, ARestartedDaemonKnowsItsRules) {
   table(kTable, BaseChain{.hook = Hook::forward});
   const std::vector<Rule> rules = {Rule().ct_state(kEstablished).accept().comment("known flows"),
