@@ -1,6 +1,8 @@
 // Felix on a real kernel: traffic with its positive controls, restarts, faults.
 #include "tests/netns/felix/bench.hpp"
 
+#include "core/model/compiler.hpp"
+#include "modules/felix/firewall.hpp"
 #include "modules/felix/guard.hpp"
 
 namespace calico::test {
@@ -412,6 +414,111 @@ TEST(Felix, TwoEndpointsWithOneAddress) {
   EXPECT_TRUE(eventually("route at c", [&] { return leads_to(c); }));
   b.host.run("ip link set " + c.tap + " down");
   EXPECT_TRUE(eventually("route back at a", [&] { return leads_to(a); }));
+}
+
+TEST(Felix, ASecondProcessIsRefused) {
+  NEEDS_NETNS();
+  Bench b;
+  Vm a(1);
+  b.group("web", Bench::icmp_from("web"));
+  b.plug(a);
+  b.endpoint(a, {"web"});
+  ASSERT_NO_FATAL_FAILURE(b.start());
+  ASSERT_TRUE(b.up(a));
+  const auto before = b.kernel(false);
+  auto other = b.host.in([] { return nft::Connection::open(); });
+  ASSERT_TRUE(other);
+  if (!other->can_persist()) GTEST_SKIP() << "SKIPPED: this kernel has no table owners";
+  felix::Firewall second(std::move(*other));
+  second.configure({});
+  const auto refused = second.load();
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::no_permission);
+  EXPECT_NE(refused.error().what.find("owned by another process"), std::string::npos) << refused.error().what;
+  EXPECT_EQ(b.kernel(false), before);
+}
+
+TEST(Felix, WhatTheKernelRefusesIsClosedAlone) {
+  NEEDS_NETNS();
+  Netns host("host");
+  auto connection = host.in([] { return nft::Connection::open(); });
+  ASSERT_TRUE(connection);
+  felix::Firewall fw(std::move(*connection));
+  fw.configure({});
+  // Two classes; the policy of one looks into a set that is not there, which only the kernel finds.
+  model::Compiler c({.host = "h"});
+  c.update(model::network_policy_key("openstack", "good"),
+           R"j({"spec":{"selector":"has(good)","ingress":[{"action":"Allow"}]}})j");
+  c.update(model::network_policy_key("openstack", "bad"),
+           R"j({"spec":{"selector":"has(bad)","ingress":[{"action":"Allow"}]}})j");
+  const auto wep = [](int n, const char* label) {
+    return fmt::format(
+        R"({{"metadata":{{"labels":{{"{}":""}}}},"spec":{{"interfaceName":"tap{}","mac":"fa:16:3e:00:00:01","ipNetworks":["10.0.0.{}/32"]}}}})",
+        label, n, n);
+  };
+  const auto key = [](int n) {
+    return model::workload_endpoint_key("openstack", {"h", "openstack", "vm", fmt::format("p{}", n)});
+  };
+  c.update(key(1), wep(1, "good"));
+  c.update(key(2), wep(2, "bad"));
+  c.flush();
+  auto ruleset = c.ruleset();
+  auto& rule = ruleset.chains.at("in/openstack/bad").at(0);
+  rule.family = Family::v4;
+  rule.src.in_sets = {"no-such-set"};
+  fw.stage_all(ruleset);
+  ASSERT_TRUE(fw.load());
+  const auto added = fw.add();
+  ASSERT_TRUE(added) << added.error().what;
+  ASSERT_TRUE(fw.remove());
+  ASSERT_EQ(fw.refused().size(), 1U);
+  EXPECT_TRUE(fw.refused().contains("in/openstack/bad"));
+  EXPECT_EQ(fw.fault_of(ruleset.endpoints.at(key(1))), "");
+  EXPECT_NE(fw.fault_of(ruleset.endpoints.at(key(2))).find("in/openstack/bad"), std::string::npos);
+  EXPECT_TRUE(fw.in_sync());
+  const auto chain = [&](const std::string& name) { return host.run("nft list chain inet calico " + name); };
+  const auto group = [&](int n) { return std::to_string(ruleset.endpoints.at(key(n)).group); };
+  EXPECT_NE(chain("in-" + group(1)).find("jump in/openstack/good"), std::string::npos) << chain("in-" + group(1));
+  EXPECT_EQ(chain("in-" + group(2)).find("jump"), std::string::npos) << chain("in-" + group(2));
+  EXPECT_NE(chain("in-" + group(2)).find("drop"), std::string::npos);
+  // The policy is mended: it opens again.
+  model::RulesetDelta d;
+  d.chains = {"in/openstack/bad"};
+  fw.stage(c.ruleset(), d);
+  ASSERT_TRUE(fw.add());
+  ASSERT_TRUE(fw.remove());
+  EXPECT_TRUE(fw.refused().empty());
+  EXPECT_EQ(fw.fault_of(c.ruleset().endpoints.at(key(2))), "");
+  EXPECT_NE(chain("in-" + group(2)).find("jump in/openstack/bad"), std::string::npos);
+}
+
+TEST(Felix, ConfigurationOfTheDatastore) {
+  NEEDS_NETNS();
+  Bench b;
+  Vm a(1);
+  b.group("open", R"({"action":"Allow"})");
+  b.plug(a);
+  b.endpoint(a, {"open"});
+  ASSERT_NO_FATAL_FAILURE(b.start());
+  ASSERT_TRUE(b.up(a));
+  auto l = listener(b.host, 8080);
+  Sock metadata(b.host, SOCK_STREAM);
+  metadata.bind("127.0.0.1", 8775).listen();
+  EXPECT_TRUE(refused(a.ns, "169.254.169.254", 80));
+  EXPECT_TRUE(refused(a.ns, "192.168.0.11", 8080));
+  b.view.set(
+      model::felix_configuration_key("default"),
+      R"({"spec":{"metadataAddr":"127.0.0.1","defaultEndpointToHostAction":"Accept","interfacePrefix":"cali"}})");
+  b.view.set(model::felix_configuration_key("node.h"), R"({"spec":{"interfacePrefix":"cali,tap"}})");
+  EXPECT_TRUE(eventually("metadata", [&] { return reaches(a.ns, "169.254.169.254", 80, 300); }));
+  EXPECT_TRUE(reaches(a.ns, "192.168.0.11", 8080)) << "what its policy allows";
+  EXPECT_TRUE(refused(a.ns, "192.168.0.11", 22)) << "but not the protected ports";
+  EXPECT_TRUE(b.up(a));
+  b.view.set(model::felix_configuration_key("default"), std::nullopt);
+  b.view.set(model::felix_configuration_key("node.h"), std::nullopt);
+  EXPECT_TRUE(eventually("closed again", [&] { return !reaches(a.ns, "192.168.0.11", 8080, 300); }));
+  EXPECT_TRUE(b.up(a));
+  EXPECT_TRUE(pings(b.out, a.ip));
 }
 
 }  // namespace
