@@ -41,6 +41,13 @@ Error why_canceled(const etcd::WatchLine& line) {
   return etcd::refusal_of_reason(line.reason).error;
 }
 
+/// A history that does not fit in a line would not fit the next time either: for its reader it is gone, as after a
+/// compaction, and a list is what helps.
+Error why_no_line(Error e) {
+  if (e.code != Errc::exhausted) return e;
+  return {Errc::compacted, fmt::format("watch: too much history to be told: {}", e.what)};
+}
+
 /// Of a first line that is not a plain "created".
 etcd::Refusal why_not_created(const etcd::WatchLine& line) {
   if (line.canceled) return etcd::refusal_of_reason(line.reason);
@@ -131,7 +138,7 @@ struct OpenWatch {
     Next out;
     auto line = co_await lines->read_line(silence);
     if (!line) {
-      out.batch = tl::unexpected(line.error());
+      out.batch = tl::unexpected(why_no_line(line.error()));
       co_return out;
     }
     const auto from = lines->head().from;

@@ -15,6 +15,7 @@
 /// revision; a compaction in between starts it again. A watch's batch carries the revision of its last event, so that
 /// resuming after it loses nothing also while etcd is still telling the past. Against an etcd with its default progress
 /// interval (10 minutes) a watch without news ends with timeout every 30 s and is reopened by the user, as it must be.
+/// History that does not fit in a line of 8 MiB is compacted for its reader (compacted_at() 0): list instead.
 #include <boost/asio/any_io_executor.hpp>
 #include <memory>
 #include <string>

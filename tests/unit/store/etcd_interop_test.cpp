@@ -87,6 +87,25 @@ TEST_F(EtcdInterop, ALongRangeComesInPagesAtOneRevision) {
   for (int i = 0; i < 300; ++i) EXPECT_EQ(all.kvs[i].value, std::to_string(i));
 }
 
+TEST_F(EtcdInterop, ALongHistoryIsToldInBatchesThatOneMayResumeAt) {
+  test::Etcd etcd;
+  ASSERT_TRUE(etcd.running()) << etcd.log();
+  auto c = client({.endpoints = {at(etcd)}});
+  const auto first = put(*c, "/h", "0");
+  Revision last = first;
+  for (int i = 1; i < 1200; ++i) last = put(*c, "/h", std::to_string(i));
+  WatchRequest request{.key = "/h", .range_end = {}, .start_revision = first};
+  Revision told = first - 1;
+  for (int batches = 0; told < last; ++batches) {
+    ASSERT_LT(batches, 1200);
+    auto w = must(runner.run(c->watch(request), "watch"));  // reopened after every batch
+    const auto batch = must(runner.run(w->next(), "next"));
+    for (const auto& e : batch.events) EXPECT_EQ(e.kv.mod_revision, ++told);
+    EXPECT_EQ(batch.revision, told);
+    request.start_revision = batch.revision + 1;
+  }
+}
+
 TEST_F(EtcdInterop, NoCertificateNoDatastore) {
   test::Certificates pki;
   test::Certificates foreign;
