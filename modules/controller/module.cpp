@@ -30,7 +30,7 @@ constexpr Param kParams[] = {
     {.name = "controller.tokens_file",
      .type = Type::secret_file,
      .reload = Reload::live,
-     .help = "Who may use the API: lines TOKEN PROJECT [admin] [name=PROJECT-NAME] [parent=PARENT-ID], sent as "
+     .help = "Who may use the API: lines TOKEN [PROJECT] [admin] [name=PROJECT-NAME] [parent=PARENT-ID], sent as "
              "X-Auth-Token; not readable by others. Empty = everybody who reaches the listener is an administrator."},
     {.name = "controller.cert_file", .type = Type::path, .help = "Certificate of the API's TLS."},
     {.name = "controller.key_file", .type = Type::secret_file, .help = "Its key."},

@@ -15,7 +15,6 @@ namespace calico::controller {
 namespace {
 
 constexpr std::size_t kResyncChunk = 100;  // operations of one transaction; the datastore takes 128
-constexpr const char* kNoTokenProject = "admin";
 
 /// Runs on the datastore's writer. Everything it needs came by value; `generate` is used there only.
 struct Write {
@@ -342,7 +341,7 @@ class Service::Impl {
     } else {
       auto project = in.headers.get("X-Project-Id");
       if (!project) project = in.headers.get("X-Tenant-Id");
-      request.caller = {std::string(project.value_or(kNoTokenProject)), true};
+      request.caller = {std::string(project.value_or(kAdminProject)), true};
       if (request.caller.project.size() > 255) request.caller.project.resize(255);
     }
     if (broken_) co_return response(503, error_body({503, "ServiceUnavailable", "The last write failed; try again."}));

@@ -52,21 +52,25 @@ Result<Tokens> Tokens::parse(std::string_view text, const std::string& path) {
       return fail(Errc::invalid, "{}:{}: the token has {} characters; accepted: {} to {}", path, number,
                   row.token.size(), kMinToken, kMaxToken);
     if (out.find(row.token)) return fail(Errc::invalid, "{}:{}: this token stands in the file already", path, number);
-    if (line.size() < 2) return fail(Errc::invalid, "{}:{}: a token and a project are expected", path, number);
-    row.caller.project = line[1];
-    if (row.caller.project.size() > 255)
-      return fail(Errc::invalid, "{}:{}: the project has more than 255 characters", path, number);
-    auto& project = out.projects_[row.caller.project];
-    for (std::size_t i = 2; i < line.size(); ++i) {
-      if (line[i] == "admin")
-        row.caller.admin = true;
-      else if (line[i].starts_with("name="))
+    Project project;
+    for (std::size_t i = 1; i < line.size(); ++i) {
+      if (line[i].starts_with("name="))
         project.name = line[i].substr(5);
       else if (line[i].starts_with("parent="))
         project.parent = line[i].substr(7);
+      else if (line[i] == "admin" && (i > 1 || line.size() < 3 || line[2] != "admin"))
+        row.caller.admin = true;
+      else if (row.caller.project.empty() && line[i].size() <= 255)
+        row.caller.project = line[i];
       else
         return fail(Errc::invalid, "{}:{}: word {} is not admin, name=… or parent=…", path, number, i + 1);
     }
+    if (row.caller.project.empty()) {
+      if (!row.caller.admin)
+        return fail(Errc::invalid, "{}:{}: a project, or the word admin, is expected after the token", path, number);
+      row.caller.project = kAdminProject;
+    }
+    if (!project.name.empty() || !project.parent.empty()) out.projects_[row.caller.project] = std::move(project);
     out.rows_.push_back(std::move(row));
   }
   if (out.rows_.empty()) return fail(Errc::invalid, "{}: no token in it: nobody could use the API", path);

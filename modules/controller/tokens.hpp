@@ -1,12 +1,12 @@
 #pragma once
 /// Who may use the API: a file of tokens, one a line,
 ///
-///   TOKEN PROJECT [admin] [name=PROJECT-NAME] [parent=PARENT-ID]      ; or # begins a comment
+///   TOKEN [PROJECT] [admin] [name=PROJECT-NAME] [parent=PARENT-ID]      ; or # begins a comment
 ///
-/// sent by clients as X-Auth-Token. `admin` sees and changes everything; name and parent become labels of the
-/// project's endpoints. The file must not be readable by others. A token has 16 to 256 characters.
-/// Thread: any (immutable). Errors: no_permission, not_found, invalid: one line with file and line number; a token
-/// never appears in it.
+/// sent by clients as X-Auth-Token. `admin` sees and changes everything, and without PROJECT its own things belong to
+/// the project "admin"; others need a PROJECT. Name and parent become labels of the project's endpoints. The file must
+/// not be readable by others. A token has 16 to 256 characters. Thread: any (immutable). Errors: no_permission,
+/// not_found, invalid: one line with file and line number; a token never appears in it.
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,6 +17,9 @@
 #include "modules/controller/translate.hpp"
 
 namespace calico::controller {
+
+/// Of administrators who name none, and of everybody where there are no tokens.
+inline constexpr const char* kAdminProject = "admin";
 
 class Tokens {
  public:

@@ -298,6 +298,16 @@ TEST(Tokens, FilesAreChecked) {
   EXPECT_NE(error("short p"), "fine");
   EXPECT_NE(error("0123456789abcdef"), "fine");
   EXPECT_NE(error("0123456789abcdef p superuser"), "fine");
+  auto admin =
+      Tokens::parse("0123456789abcdef admin\n0123456789abcdeg admin admin\n0123456789abcdeh p admin name=n", "f");
+  ASSERT_TRUE(admin) << admin.error().what;
+  for (const char* token : {"0123456789abcdef", "0123456789abcdeg", "0123456789abcdeh"}) {
+    auto caller = admin->find(token);
+    ASSERT_TRUE(caller);
+    EXPECT_TRUE(caller->admin);
+    EXPECT_EQ(caller->project, token[15] == 'h' ? "p" : "admin");
+  }
+  EXPECT_EQ(admin->projects().at("p").name, "n");
   auto twice = error("\n0123456789abcdef p\n0123456789abcdef q\n");
   EXPECT_TRUE(twice.starts_with("f:3: ")) << twice;
   EXPECT_EQ(twice.find("0123456789abcdef"), std::string::npos) << "no secret in a message";
