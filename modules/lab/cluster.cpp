@@ -274,7 +274,7 @@ Status Cluster::configure() {
     if (auto s = make_dirs(dir + "/state", 0700); !s) return s;
     if (auto s = issue(dir, "node", node.name, {node.mgmt4, node.mgmt6, Ip::v4(0x7f000001)}); !s) return s;
     if (node.is_controller()) {
-      if (auto s = write_file(dir + "/tokens", token + " admin\n", 0600); !s) return s;
+      if (auto s = write_file(dir + "/tokens", token + " demo admin name=demo\n", 0600); !s) return s;
     }
     if (auto s = write_config(node); !s) return s;
   }
@@ -339,7 +339,7 @@ Status Cluster::launch(const std::vector<std::string>& names) {
     SpawnSpec spec;
     spec.argv = {*self,       "--log-level", record_.options.log_level, "role",
                  node->roles, "--config",    dir + "/calico-node.conf"};
-    for (const auto& set : record_.options.set) {
+    for (const auto& set : settings_for(record_.options, name)) {
       spec.argv.emplace_back("--set");
       spec.argv.push_back(set);
     }

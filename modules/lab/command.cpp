@@ -27,7 +27,7 @@ A Calico cloud on one machine, out of network namespaces; the machine's own netw
   demo [--computes N] [--reflectors N] [--vms N] [--ipv6] [--keep] [--json FILE]
                          the Fuel document's demonstration, from nothing to a verdict: exit 0 only if all is as
                          expected; --keep leaves the cluster, --json FILE (- for stdout) writes what was found
-  up [--computes N] [--reflectors N] [--ipv6] [--network-only] [--set section.key=value]...
+  up [--computes N] [--reflectors N] [--ipv6] [--network-only] [--set [NODE:]section.key=value]...
                          makes it and starts the nodes (3 computes, 2 reflectors unless told otherwise)
   down                   removes it, also after a crash; nothing there is fine
   status [--json]        nodes and machines
@@ -186,6 +186,11 @@ const char* state_of(const Node& n) {
   return alive(n.process) ? "running" : "dead";
 }
 
+std::string memory_of(const Node& n) {
+  auto bytes = resident_of(n.process);
+  return bytes == 0 ? "-" : fmt::format("{:.1f} MiB", static_cast<double>(bytes) / 1048576);
+}
+
 int status(const Options& options, bool as_json) {
   auto record = Cluster::read(Cluster::dir_of(options));
   if (!record) return report(record.error());
@@ -198,6 +203,7 @@ int status(const Options& options, bool as_json) {
                        {"address6", n.mgmt6.to_string()},
                        {"public", n.public4.to_string()},
                        {"pid", n.process.pid},
+                       {"resident_bytes", resident_of(n.process)},
                        {"state", state_of(n)}});
     }
     json::array vms;
@@ -219,11 +225,12 @@ int status(const Options& options, bool as_json) {
     std::puts(json::serialize(out).c_str());
     return 0;
   }
-  std::printf("lab %s in %s\n\n%-14s %-28s %-15s %-15s %-8s %s\n", record->options.name.c_str(),
-              Cluster::dir_of(options).c_str(), "node", "role", "management", "public", "process", "state");
+  std::printf("lab %s in %s\n\n%-14s %-28s %-15s %-15s %-8s %-9s %s\n", record->options.name.c_str(),
+              Cluster::dir_of(options).c_str(), "node", "role", "management", "public", "process", "memory", "state");
   for (const auto& n : record->nodes) {
-    std::printf("%-14s %-28s %-15s %-15s %-8d %s\n", n.name.c_str(), n.roles.c_str(), n.mgmt4.to_string().c_str(),
-                n.public4.to_string().c_str(), n.process.pid, state_of(n));
+    std::printf("%-14s %-28s %-15s %-15s %-8d %-9s %s\n", n.name.c_str(), n.roles.c_str(), n.mgmt4.to_string().c_str(),
+                n.public4.to_string().c_str(), n.process.pid,
+                memory_of(n).c_str(), state_of(n));
   }
   if (!record->vms.empty()) {
     std::printf("\n%-14s %-14s %-15s %-19s %-10s %s\n", "vm", "compute", "interface", "mac", "group", "addresses");

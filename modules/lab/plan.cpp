@@ -188,7 +188,29 @@ Status check_options(const Options& o) {
     return fail(Errc::invalid, "--reflectors {}: accepted 1:{} (the first is on the controller)", o.reflectors,
                 kMaxReflectors);
   }
+  Record plan = make_plan(o);
+  for (const std::string& set : o.set) {
+    auto colon = set.find(':');
+    if (colon == std::string::npos || colon >= set.find('.')) continue;
+    const Node* node = plan.node(set.substr(0, colon));
+    if (node == nullptr || node->roles.empty()) {
+      return fail(Errc::invalid, "--set {}: the lab has no node '{}'", set, set.substr(0, colon));
+    }
+  }
   return {};
+}
+
+std::vector<std::string> settings_for(const Options& options, std::string_view node) {
+  std::vector<std::string> out;
+  for (const std::string& set : options.set) {
+    auto colon = set.find(':');
+    if (colon >= set.find('.') || colon == std::string::npos) {
+      out.push_back(set);
+    } else if (std::string_view(set).substr(0, colon) == node) {
+      out.push_back(set.substr(colon + 1));
+    }
+  }
+  return out;
 }
 
 Record make_plan(const Options& options) {

@@ -54,7 +54,7 @@ struct Options {
   bool ipv6 = false;
   bool network_only = false;  ///< namespaces and links, no node processes
   std::string log_level = "info";
-  std::vector<std::string> set;  ///< further `--set section.key=value` for every node
+  std::vector<std::string> set;  ///< further `--set section.key=value`; "compute-1:section.key=value" for one node
 };
 
 /// What is in <dir>/lab.json.
@@ -76,6 +76,8 @@ struct Record {
 /// Letters, digits and '-', at most 24 characters: they go into host names, file names and certificates.
 [[nodiscard]] Status check_name(std::string_view name);
 [[nodiscard]] Status check_options(const Options& options);
+/// Those of `options.set` that concern a node, without its name.
+std::vector<std::string> settings_for(const Options& options, std::string_view node);
 /// Management 192.168.0.0/24, public 172.18.203.0/24 as in the Fuel document: controller .2, further reflectors from
 /// .3, computes from .11; the border router is .1 on both.
 Record make_plan(const Options& options);

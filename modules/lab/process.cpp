@@ -163,6 +163,13 @@ bool alive(const ProcessId& id) {
   return s.start == id.start && s.state != 'Z' && s.state != 'X';
 }
 
+std::uint64_t resident_of(const ProcessId& id) {
+  if (!alive(id)) return 0;
+  auto text = read_file(fmt::format("/proc/{}/status", id.pid), 65536);
+  auto at = text ? text->find("VmRSS:") : std::string::npos;
+  return at == std::string::npos ? 0 : std::strtoull(text->c_str() + at + 6, nullptr, 10) * 1024;
+}
+
 std::vector<pid_t> descendants_of(pid_t pid) {
   std::multimap<pid_t, pid_t> children;
   if (DIR* proc = ::opendir("/proc")) {

@@ -26,6 +26,8 @@ struct ProcessId {
 ProcessId identify(pid_t pid);
 /// Runs and is no zombie.
 bool alive(const ProcessId& id);
+/// Resident memory in bytes; 0 when it does not run.
+std::uint64_t resident_of(const ProcessId& id);
 /// Children, their children and so on, deepest last.
 std::vector<pid_t> descendants_of(pid_t pid);
 /// SIGKILL to all of them, then waits until they are gone. Errors: timeout, naming one that stays.

@@ -1,0 +1,359 @@
+// What happens to the traffic of machines when things die underneath: a real cluster of the lab, a ping every 10 ms,
+// and no loss allowed. Needs the whole of calico-node.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include <sstream>
+
+#include "core/log/log.hpp"
+#include "modules/lab/demo.hpp"
+#include "modules/lab/probe.hpp"
+#include "tests/support/netns.hpp"
+
+using namespace calico;
+using namespace calico::lab;
+
+namespace {
+
+constexpr Millis kRestartTime{10000};
+constexpr Millis kLimit{30000};
+
+class Spine : public testing::Test {
+ protected:
+  // Each test has a cluster of its own: what one kills the next must not find.
+  void Up(std::size_t computes, std::size_t reflectors, std::vector<std::string> set = {}) {
+    if (::geteuid() != 0) GTEST_SKIP() << "SKIPPED, needs root and network namespaces";
+    set_self_path_for_test(CALICO_BINARY_DIR "/bin/calico-node");
+    Options o;
+    o.name = fmt::format("s{}", ::getpid());
+    o.computes = computes;
+    o.reflectors = reflectors;
+    o.set = std::move(set);
+    o.set.push_back("bgp.graceful_restart_time=10s");
+    dir = Cluster::dir_of(o);
+    auto c = Cluster::create(o);
+    ASSERT_TRUE(c) << c.error().what;
+    cluster = std::move(*c);
+    ok(cluster->build());
+    ok(cluster->configure());
+    ok(cluster->start(cluster->all_nodes()));
+    auto a = api_of(*cluster);
+    ASSERT_TRUE(a) << a.error().what;
+    api = std::move(*a);
+    ok(wait_until("agents alive", kLimit, [&] {
+      auto live = api->live_agents();
+      return live && live->size() == computes;
+    }));
+    SessionsUp();
+    for (std::size_t i = 1; i <= computes; ++i) AddVm(fmt::format("vm-{}", i), fmt::format("compute-{}", i));
+    // Everything is where it belongs before anything is broken.
+    Matrix all{"ping", 0, all_pairs(guests)};
+    ok(run_matrices(guests, {&all}, {}));
+    ASSERT_TRUE(all.as_expected());
+  }
+  void TearDown() override {
+    for (auto& s : streams) s.reset();
+    if (HasFailure() && cluster) {
+      for (const auto& n : cluster->all_nodes()) {
+        fmt::print(stderr, "--- {}\n{}\n", n, tail_of(cluster->paths().node(n) + "/log", 25));
+      }
+    }
+    api.reset();
+    cluster.reset();
+    if (!dir.empty()) {
+      auto s = Cluster::down(dir);
+      EXPECT_TRUE(s) << s.error().what;
+    }
+  }
+  static void ok(const Status& s) { ASSERT_TRUE(s) << s.error().what; }
+
+  void AddVm(const std::string& name, const std::string& compute) {
+    Vm vm;
+    vm.name = name;
+    vm.compute = compute;
+    vm.security_group = "sg1";
+    auto active = add_vm(*cluster, *api, vm);
+    ASSERT_TRUE(active) << active.error().what;
+    Guest g;
+    g.name = name;
+    g.ns = *cluster->netns(name);
+    for (const auto& text : vm.ips) (Ip::parse(text)->is_v4() ? g.v4 : g.v6) = *Ip::parse(text);
+    g.mac = *Mac::parse(vm.mac);
+    g.gateway = *(*cluster->wire(compute))->mac_of(vm.tap());
+    guests.push_back(g);
+  }
+  // Sessions between every living reflector and all other living nodes.
+  void SessionsUp() {
+    std::string last;
+    auto s = wait_until("Established everywhere", kLimit, [&] {
+      for (const auto& r : cluster->record().nodes) {
+        if (!r.is_reflector() || !alive(r.process)) continue;
+        auto sessions = bgp_sessions(cluster->paths(), r.name);
+        if (!sessions) {
+          last = sessions.error().what;
+          return false;
+        }
+        for (const auto& n : cluster->record().nodes) {
+          if (n.roles.empty() || n.name == r.name || !alive(n.process)) continue;
+          auto it = std::find_if(sessions->begin(), sessions->end(),
+                                 [&](const Session& x) { return x.peer == n.mgmt4.to_string(); });
+          last = fmt::format("{} with {}: {}", r.name, n.name, it == sessions->end() ? "none" : it->state);
+          if (it == sessions->end() || it->state != "Established") return false;
+        }
+      }
+      return true;
+    });
+    ASSERT_TRUE(s) << s.error().what << "; last seen: " << last;
+  }
+  void StartStreams() {
+    for (std::size_t i = 0; i < guests.size(); ++i) {
+      streams.push_back(std::make_unique<PingStream>());
+      ok(streams.back()->start(guests[i], *guests[(i + 1) % guests.size()].v4));
+    }
+    ok(wait_until("first pings", kLimit, [&] { return streams.front()->now().sent > 50; }));
+  }
+  void ExpectNoLoss() {
+    for (std::size_t i = 0; i < streams.size(); ++i) {
+      auto r = streams[i]->stop();
+      EXPECT_EQ(r.lost, 0U) << guests[i].name << ": " << r.to_string();
+      EXPECT_GT(r.sent, 100U);
+      fmt::print("  {} -> {}: {}\n", guests[i].name, guests[(i + 1) % guests.size()].name, r.to_string());
+    }
+    streams.clear();
+  }
+  // Lets the traffic run that long; counted in pings, which need the time to be sent.
+  void Traffic(Millis time) {
+    auto begin = Steady::now();
+    ok(wait_until("traffic", time + kLimit, [&] { return Steady::now() - begin >= time; }));
+  }
+  std::string InNode(const std::string& node, const std::string& command) {
+    return test::shell(fmt::format("nsenter --net={} {}", cluster->paths().netns(node), command)).text;
+  }
+  bool HasRoute(const std::string& node, const Ip& ip) {
+    return InNode(node, "ip route show proto 89").find(ip.to_string() + " ") != std::string::npos;
+  }
+  // True if a TCP connection from there comes about within two seconds.
+  bool Connects(const std::string& from, const Ip& ip, std::uint16_t port) {
+    return test::shell(fmt::format("nsenter --net={} timeout 2 bash -c 'exec 3<>/dev/tcp/{}/{}'",
+                                   cluster->paths().netns(from), ip, port))
+               .status == 0;
+  }
+
+  std::string dir;
+  std::optional<Cluster> cluster;
+  std::optional<NeutronClient> api;
+  std::vector<Guest> guests;
+  std::vector<std::unique_ptr<PingStream>> streams;
+};
+
+TEST_F(Spine, ComputeKilledAndRestarted) {
+  Up(3, 2);
+  StartStreams();
+  std::string rules = InNode("compute-1", "nft list ruleset");
+  ok(cluster->kill("compute-1"));
+  Traffic(Millis(3000));
+  ok(cluster->start({"compute-1"}));
+  SessionsUp();
+  Traffic(kRestartTime + Millis(3000));  // beyond the moment at which stale routes would go
+  ExpectNoLoss();
+  EXPECT_EQ(InNode("compute-1", "nft list ruleset"), rules);
+}
+
+TEST_F(Spine, ReflectorKilledAndRestarted) {
+  Up(2, 2);
+  StartStreams();
+  ok(cluster->kill("rr-2"));
+  Traffic(Millis(3000));
+  ok(cluster->start({"rr-2"}));
+  SessionsUp();
+  Traffic(kRestartTime + Millis(3000));
+  ExpectNoLoss();
+}
+
+TEST_F(Spine, TheOnlyReflectorKilledAndRestarted) {
+  Up(2, 1);
+  StartStreams();
+  ok(cluster->kill("controller-1"));
+  Traffic(Millis(3000));
+  ok(cluster->start({"controller-1"}));
+  SessionsUp();
+  Traffic(kRestartTime + Millis(3000));
+  ExpectNoLoss();
+}
+
+TEST_F(Spine, AllReflectorsDownForTwiceTheRestartTime) {
+  Up(2, 2);
+  StartStreams();
+  ok(cluster->kill("rr-2"));
+  ok(cluster->kill("controller-1"));
+  Traffic(2 * kRestartTime);
+  EXPECT_TRUE(HasRoute("compute-1", *guests[1].v4)) << "kept while isolated";
+  ok(cluster->start({"controller-1", "rr-2"}));
+  SessionsUp();
+  Traffic(kRestartTime + Millis(3000));
+  ExpectNoLoss();
+}
+
+TEST_F(Spine, ControllerDownWhileAComputeRestarts) {
+  Up(2, 2);
+  StartStreams();
+  std::string rules = InNode("compute-1", "nft list ruleset");
+  ok(cluster->kill("controller-1"));
+  ok(cluster->kill("compute-1"));
+  ok(cluster->start({"compute-1"}));  // READY=1 with the datastore away
+  Traffic(kLimit);
+  EXPECT_EQ(InNode("compute-1", "nft list ruleset"), rules);
+  ok(cluster->start({"controller-1"}));
+  SessionsUp();
+  Traffic(Millis(2000));
+  ExpectNoLoss();
+  EXPECT_EQ(InNode("compute-1", "nft list ruleset"), rules);
+}
+
+TEST_F(Spine, AComputeGoneForGoodTakesItsRoutesWithItWhenTheRestartTimeEnds) {
+  Up(3, 2);
+  const Ip lost = *guests[2].v4;
+  ASSERT_TRUE(HasRoute("compute-1", lost));
+  ASSERT_TRUE(HasRoute("compute-2", lost));
+  ok(cluster->kill("compute-3"));
+  auto begin = Steady::now();
+  for (const char* node : {"compute-1", "compute-2"}) {
+    ok(wait_until(fmt::format("{} without the route", node), kRestartTime + kLimit,
+                  [&] { return !HasRoute(node, lost); }));
+    auto after = std::chrono::duration_cast<Millis>(Steady::now() - begin);
+    EXPECT_GT(after, kRestartTime - Millis(1500)) << node << ": too early";
+    EXPECT_LT(after, kRestartTime + Millis(6000)) << node << ": too late";
+    fmt::print("  {}: gone after {} ms\n", node, after.count());
+  }
+  EXPECT_TRUE(HasRoute("compute-1", *guests[1].v4)) << "the others' routes stay";
+}
+
+TEST_F(Spine, ADeletedNodeLosesItsSession) {
+  Up(2, 1);
+  ok(cluster->stop("compute-2"));
+  auto out =
+      test::shell(fmt::format("{0} lab --dir {1} exec controller-1 -- {0} node delete compute-2 --config "
+                              "{1}/nodes/controller-1/calico-node.conf",
+                              *self_path(), dir));
+  ASSERT_EQ(out.status, 0) << out.text;
+  const std::string peer = cluster->record().node("compute-2")->mgmt4.to_string();
+  ok(wait_until("the session of compute-2 gone at the reflector", kLimit, [&] {
+    auto sessions = bgp_sessions(cluster->paths(), "controller-1");
+    return sessions &&
+           std::none_of(sessions->begin(), sessions->end(), [&](const Session& s) { return s.peer == peer; });
+  }));
+  ok(wait_until("its route gone at compute-1", kLimit, [&] { return !HasRoute("compute-1", *guests[1].v4); }));
+}
+
+TEST_F(Spine, MachinesDoNotReachTheControlPortsOfNodes) {
+  Up(2, 2);
+  std::vector<Child> listeners;
+  for (const auto& name : cluster->all_nodes()) {  // something that would answer on 22
+    SpawnSpec spec;
+    spec.argv = {*self_path(), "lab", "vm-listen", name, "22"};
+    spec.environment = Cluster::environment();
+    spec.netns = *cluster->netns(name);
+    auto child = spawn(spec);
+    ASSERT_TRUE(child);
+    ok(child->release());
+    listeners.push_back(std::move(*child));
+  }
+  for (const auto& n : cluster->record().nodes) {
+    if (n.roles.empty()) continue;
+    ok(wait_until("port 22 of " + n.name, kLimit, [&] { return Connects(std::string(kBorder), n.mgmt4, 22); }));
+    std::vector<std::uint16_t> ports{22, 179};
+    if (n.is_controller()) ports.insert(ports.end(), {2379, 9696});
+    for (auto port : ports) {
+      // BGP accepts by peer, so that its control is another node.
+      const std::string elsewhere =
+          port == 179 ? (n.is_reflector() ? "compute-1" : "controller-1") : std::string(kBorder);
+      if (port != 179 || n.name != elsewhere) {
+        EXPECT_TRUE(Connects(elsewhere, n.mgmt4, port)) << "the control: " << n.name << " port " << port;
+      }
+      EXPECT_FALSE(Connects("vm-1", n.mgmt4, port)) << n.name << " port " << port;
+    }
+  }
+}
+
+TEST_F(Spine, WithoutAClientCertificateThereIsNoDatastore) {
+  Up(1, 1);
+  const std::string pki = cluster->paths().pki();
+  const Ip at = cluster->record().controller().mgmt4;
+  auto ask = [&](bool certificate) {
+    NeutronClient::Files files{pki + "/ca.crt", certificate ? pki + "/client.crt" : "",
+                               certificate ? pki + "/client.key" : ""};
+    auto client =
+        NeutronClient::connect(fmt::format("https://{}:2379", at), *cluster->netns(std::string(kBorder)), files, "");
+    if (!client) return client.error();
+    return client->port("x").error();  // the datastore knows no ports: any HTTP answer means that we were let in
+  };
+  EXPECT_EQ(ask(true).code, Errc::not_found) << "the control: " << ask(true).what;
+  EXPECT_EQ(ask(false).code, Errc::no_permission) << ask(false).what;
+}
+
+// A router of somebody else's: every VM as a /32 with its compute as next hop, gone soon after the VM is.
+TEST_F(Spine, ABirdOutsideSeesEveryMachine) {
+  std::vector<std::string> set;
+  for (const char* node : {"controller-1", "rr-2"}) {
+    set.push_back(fmt::format("{}:bgp.peer.border.address=192.168.0.1", node));
+    set.push_back(fmt::format("{}:bgp.peer.border.remote_as=64512", node));
+  }
+  Up(2, 2, set);
+  const std::string d = cluster->paths().node(kBorder);
+  std::string conf = "router id 192.168.0.1;\nprotocol device {}\nprotocol direct { ipv4; }\n";
+  for (const char* rr : {"192.168.0.2", "192.168.0.3"}) {
+    conf += fmt::format(
+        "protocol bgp {{ local 192.168.0.1 as 64512; neighbor {} as 64512; ipv4 {{ import all; export none; }}; "
+        "connect retry time 1; error wait time 1,2; }}\n",
+        rr);
+  }
+  ok(write_file(d + "/bird.conf", conf));
+  SpawnSpec spec;
+  spec.argv = {"/usr/sbin/bird", "-f", "-c", d + "/bird.conf", "-s", d + "/bird.ctl"};
+  spec.environment = Cluster::environment();
+  spec.netns = *cluster->netns(std::string(kBorder));
+  auto bird = spawn(spec);
+  ASSERT_TRUE(bird);
+  ok(bird->release());
+  auto routes = [&] {
+    auto text = bird_command(d, "bird.ctl", "show route all");
+    return text ? *text : std::string();
+  };
+  auto has = [&](std::size_t i) {
+    std::istringstream lines(routes());
+    bool mine = false;
+    for (std::string line; std::getline(lines, line);) {
+      if (!line.empty() && line[0] != ' ' && line[0] != '\t')
+        mine = line.starts_with(guests[i].v4->to_string() + "/32");
+      if (mine &&
+          line.find("BGP.next_hop: " + cluster->record().node(fmt::format("compute-{}", i + 1))->mgmt4.to_string()) !=
+              std::string::npos) {
+        return true;
+      }
+    }
+    return false;
+  };
+  for (std::size_t i = 0; i < guests.size(); ++i) {
+    auto s = wait_until(fmt::format("{} at the border with its compute as next hop", guests[i].name), kLimit,
+                        [&] { return has(i); });
+    ASSERT_TRUE(s) << s.error().what << "\n" << routes();
+  }
+  auto vm = cluster->record().vms[1];
+  auto begin = Steady::now();
+  ok(api->remove("ports", vm.port_id));
+  ok(cluster->remove_vm(vm.name));
+  ok(wait_until("the deleted machine's route gone at the border", kLimit,
+                [&] { return routes().find(guests[1].v4->to_string() + "/32") == std::string::npos; }));
+  fmt::print("  a deleted VM's route left the border router after {} ms\n",
+             std::chrono::duration_cast<Millis>(Steady::now() - begin).count());
+  EXPECT_TRUE(has(0));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  calico::log::init(calico::log::Level::error, calico::log::Format::text);
+  testing::InitGoogleMock(&argc, argv);
+  return RUN_ALL_TESTS();
+}
