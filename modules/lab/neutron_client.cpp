@@ -241,6 +241,7 @@ Result<PortInfo> NeutronClient::create_port(const std::string& network, const st
   json::object o{{"network_id", network},   {"name", name},
                  {"device_id", device},     {"device_owner", "compute:nova"},
                  {"binding:host_id", host}, {"admin_state_up", true}};
+  if (host.empty()) o.erase("binding:host_id");
   if (!groups.empty()) {
     json::array list;
     for (const auto& g : groups) list.emplace_back(g);
@@ -251,6 +252,15 @@ Result<PortInfo> NeutronClient::create_port(const std::string& network, const st
   PortInfo p = port_of(*answer);
   if (p.id.size() < 11 || p.mac.empty()) return fail(Errc::corrupt, "the port has no id or no MAC");
   return p;
+}
+
+Result<PortInfo> NeutronClient::bind_port(const std::string& id, const std::string& host) {
+  json::object body{{"port", json::object{{"binding:host_id", host}}}};
+  auto answer = impl_->call("PUT", "/v2.0/ports/" + id, &body);
+  if (!answer) return tl::unexpected(answer.error());
+  auto o = Impl::member(*answer, "port");
+  if (!o) return tl::unexpected(o.error());
+  return port_of(*o);
 }
 
 Result<PortInfo> NeutronClient::port(const std::string& id) {

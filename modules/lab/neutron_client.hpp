@@ -62,6 +62,8 @@ class NeutronClient {
   [[nodiscard]] Result<PortInfo> create_port(const std::string& network, const std::string& name,
                                              const std::string& host, const std::string& device,
                                              const std::vector<std::string>& groups);
+  /// Binds a port made with an empty host, as nova does once it knows where the instance runs.
+  [[nodiscard]] Result<PortInfo> bind_port(const std::string& id, const std::string& host);
   [[nodiscard]] Result<PortInfo> port(const std::string& id);
   /// Hosts of agents that are alive.
   [[nodiscard]] Result<std::vector<std::string>> live_agents();

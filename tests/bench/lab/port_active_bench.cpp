@@ -1,0 +1,122 @@
+// How long a user waits for ACTIVE: a port is made without a host, its tap is put where it will be bound (so that the
+// machine's start does not count), then the clock runs from the request that binds it to the first answer that says
+// ACTIVE. One at a time, then 50 at once. Also the resident memory of each role. Prints; asserts nothing.
+#include <algorithm>
+#include <cstdio>
+
+#include "core/log/log.hpp"
+#include "modules/lab/demo.hpp"
+
+using namespace calico;
+using namespace calico::lab;
+
+namespace {
+
+constexpr std::size_t kPorts = 50;
+
+double ms(Steady::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
+
+void print(const char* what, std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  fmt::print("{:<28} n={} p50 {:.1f} ms, p90 {:.1f} ms, p99 {:.1f} ms, max {:.1f} ms\n", what, v.size(),
+             v[v.size() / 2], v[v.size() * 9 / 10], v[v.size() * 99 / 100], v.back());
+}
+
+Status run(Cluster& cluster) {
+  if (auto s = cluster.build(); !s) return s;
+  if (auto s = cluster.configure(); !s) return s;
+  auto begin = Steady::now();
+  if (auto s = cluster.start(cluster.all_nodes()); !s) return s;
+  fmt::print("nodes ready after             {:.0f} ms\n", ms(Steady::now() - begin));
+  auto api = api_of(cluster);
+  if (!api) return tl::unexpected(api.error());
+  auto live = wait_until("agents alive", Millis(30000), [&] {
+    auto hosts = api->live_agents();
+    return hosts && hosts->size() == cluster.record().options.computes;
+  });
+  if (!live) return live;
+  auto network = make_network(*api, "demo", false);
+  if (!network) return tl::unexpected(network.error());
+  auto group = make_group(*api, "sg1", false, nullptr);
+  if (!group) return tl::unexpected(group.error());
+  auto sink = cluster.netns(std::string(kFabric));
+  if (!sink) return tl::unexpected(sink.error());
+  api->watch_ports(*network);
+
+  int count = 0;
+  auto prepare = [&](std::string& id, std::string& host) -> Status {
+    host = fmt::format("compute-{}", 1 + static_cast<std::size_t>(count) % cluster.record().options.computes);
+    auto port = api->create_port(*network, fmt::format("p{}", count), "", random_uuid(), {*group});
+    if (!port) return tl::unexpected(port.error());
+    id = port->id;
+    auto wire = cluster.wire(host);
+    if (!wire) return tl::unexpected(wire.error());
+    std::string tap = "tap" + id.substr(0, 11);
+    if (auto s = (*wire)->add_veth(tap, *sink, fmt::format("b{}", count++)); !s) return s;
+    return (*wire)->set_up(tap);
+  };
+  auto active = [&](const std::string& id) {
+    return wait_until(
+        "ACTIVE of " + id, Millis(30000), [&] { return api->active_since().contains(id); }, Millis(1));
+  };
+
+  std::vector<double> one;
+  for (std::size_t i = 0; i < kPorts; ++i) {
+    std::string id;
+    std::string host;
+    if (auto s = prepare(id, host); !s) return s;
+    auto from = Steady::now();
+    auto bound = api->bind_port(id, host);
+    if (!bound) return tl::unexpected(bound.error());
+    if (auto s = active(id); !s) return s;
+    one.push_back(ms(api->active_since()[id] - from));
+  }
+  print("one at a time", one);
+
+  std::vector<std::pair<std::string, std::string>> ports(kPorts);
+  std::vector<double> many;
+  for (auto& [id, host] : ports) {
+    if (auto s = prepare(id, host); !s) return s;
+  }
+  std::vector<Steady::time_point> from;
+  for (auto& [id, host] : ports) {
+    from.push_back(Steady::now());
+    auto bound = api->bind_port(id, host);
+    if (!bound) return tl::unexpected(bound.error());
+  }
+  fmt::print("{} requests answered in       {:.1f} ms\n", kPorts, ms(Steady::now() - from.front()));
+  for (std::size_t i = 0; i < ports.size(); ++i) {
+    if (auto s = active(ports[i].first); !s) return s;
+    many.push_back(ms(api->active_since()[ports[i].first] - from[i]));
+  }
+  print("50 at once", many);
+  for (const auto& n : cluster.record().nodes) {
+    if (!n.roles.empty()) {
+      fmt::print("resident {:<28} {:.1f} MiB\n", n.roles, static_cast<double>(resident_of(n.process)) / 1048576);
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+int main() {
+  log::init(log::Level::error, log::Format::text);
+  set_self_path_for_test(CALICO_BINARY_DIR "/bin/calico-node");
+  InterruptGuard guard;
+  Options options;
+  options.name = fmt::format("b{}", ::getpid());
+  options.reflectors = 1;
+  const std::string dir = Cluster::dir_of(options);
+  Status result;
+  {
+    auto cluster = Cluster::create(options);
+    result = cluster ? run(*cluster) : Status(tl::unexpected(cluster.error()));
+  }
+  ignore_interrupts();
+  auto cleaned = Cluster::down(dir);
+  for (const auto* s : {&result, &cleaned}) {
+    if (!*s) fmt::print(stderr, "port_active_bench: {}\n", s->error().what);
+  }
+  return result && cleaned ? 0 : 3;
+}
