@@ -278,6 +278,10 @@ Status Cluster::configure() {
     }
     if (auto s = write_config(node); !s) return s;
   }
+  // The customer's certificate and token are in the border's place, and beside the CA for ourselves.
+  const std::string border = paths_.node(kBorder);
+  if (auto s = write_file(border + "/token", token + "\n", 0600); !s) return s;
+  if (auto s = issue(border, "client", "lab-client", {}); !s) return s;
   return issue(paths_.pki(), "client", "lab-client", {});
 }
 
