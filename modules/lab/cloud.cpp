@@ -162,6 +162,7 @@ Result<double> plug_in(Cluster& cluster, NeutronClient& api, Vm& vm, const std::
   auto active =
       wait_until("ACTIVE of port " + port->id, Millis(30000), [&] { return api.active_since().contains(port->id); });
   if (!active) return tl::unexpected(active.error());
+  if (auto s = cluster.run_vm(vm.name); !s) return tl::unexpected(s.error());
   if (auto s = cluster.wait_addresses(vm.name, Millis(30000)); !s) return tl::unexpected(s.error());
   return std::chrono::duration<double, std::milli>(api.active_since()[port->id] - begin).count();
 }

@@ -46,9 +46,11 @@ class Cluster {
 
   /// A machine without a network card yet: namespace and listeners. Errors: exists.
   [[nodiscard]] Status boot_vm(const Vm& vm);
-  /// What nova and libvirt do once the port is bound: the card appears, the DHCP client starts.
-  /// The VM's port_id, compute, mac and so on must be filled in.
+  /// What nova and libvirt do once the port is bound: the card appears. The VM's port_id, compute, mac and so on must be
+  /// filled in.
   [[nodiscard]] Status plug_vm(const Vm& vm);
+  /// The guest begins to run, which nova allows once the port is ACTIVE: its DHCP client starts.
+  [[nodiscard]] Status run_vm(const std::string& vm);
   /// Waits until the DHCP client has configured every address of the VM's `ips`; says which are missing otherwise.
   [[nodiscard]] Status wait_addresses(const std::string& vm, Millis limit);
   /// Ends its processes and removes its namespace, card and files.

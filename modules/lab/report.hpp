@@ -21,7 +21,7 @@ struct InstanceRow {
   std::string security_group;
   std::vector<std::string> ips;
   double active_ms = -1;   ///< POST of the port to ACTIVE; -1 = never
-  double address_ms = -1;  ///< card there to address configured by DHCP
+  double address_ms = -1;  ///< guest running to address configured by DHCP
 };
 struct NodeRow {
   std::string name;

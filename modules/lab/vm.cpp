@@ -99,7 +99,6 @@ Status Cluster::plug_vm(const Vm& vm) {
   *known = vm;
   known->listener = listener;
   if (auto s = save(); !s) return s;
-  if (::access(kDhcpcd, X_OK) != 0) return fail(Errc::unavailable, "{} is missing: install dhcpcd-base", kDhcpcd);
 
   auto host = wire(vm.compute);
   auto guest = wire(vm.name);
@@ -111,16 +110,23 @@ Status Cluster::plug_vm(const Vm& vm) {
   outside.b[0] = 0xfe;
   if (auto s = (*host)->add_veth(known->tap(), *ns, "eth0", outside, *mac); !s) return s;
   if (auto s = (*guest)->set_up("eth0"); !s) return s;
-  if (auto s = (*host)->set_up(known->tap()); !s) return s;
+  return (*host)->set_up(known->tap());
+}
 
-  const std::string dir = paths_.vm(vm.name);
+Status Cluster::run_vm(const std::string& name) {
+  Vm* known = record_.vm(name);
+  if (known == nullptr) return fail(Errc::not_found, "no VM '{}'", name);
+  if (::access(kDhcpcd, X_OK) != 0) return fail(Errc::unavailable, "{} is missing: install dhcpcd-base", kDhcpcd);
+  auto ns = netns(name);
+  if (!ns) return tl::unexpected(ns.error());
+  const std::string dir = paths_.vm(name);
   Fd log(::open((dir + "/dhcp.log").c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
   if (!log) return fail_errno(errno, dir + "/dhcp.log");
   SpawnSpec spec;
   spec.argv = {kDhcpcd, "-B", "-d", "-f", dir + "/dhcpcd.conf", "eth0"};
   spec.environment = environment();
   spec.netns = *ns;
-  spec.view = view_of(paths_, record_, vm.name);
+  spec.view = view_of(paths_, record_, name);
   spec.output = log.get();
   auto child = spawn(spec);
   if (!child) return tl::unexpected(child.error());
