@@ -121,13 +121,14 @@ class Speaker::Impl {
       monitor->stop();
       birdc->stop();
       kernel->stop();
-      tasks.spawn("stop", [this]() -> awaitable<void> {
-        co_await engine->stop(true);
-        stop_deadline.cancel();
-      });
+      // Armed first: what is spawned may be done before spawn() returns.
       stop_deadline.expires_after(kStopTime);
       stop_deadline.async_wait([this](boost::system::error_code ec) {
         if (!ec) loop.io().stop();
+      });
+      tasks.spawn("stop", [this]() -> awaitable<void> {
+        co_await engine->stop(true);
+        stop_deadline.cancel();
       });
     });
     loop.stop();

@@ -63,14 +63,14 @@ void Service::stop() {
   impl_->running = false;
   impl_->loop.call([i = impl_.get()] {
     i->tasks->cancel();
-    i->stopping->spawn("join", [i]() -> boost::asio::awaitable<void> {
-      co_await i->tasks->join();
-      i->deadline.cancel();
-    });
     // A request that does not hear the cancellation must not hold up the process.
     i->deadline.expires_after(kStopTime);
     i->deadline.async_wait([i](boost::system::error_code ec) {
       if (!ec) i->loop.io().stop();
+    });
+    i->stopping->spawn("join", [i]() -> boost::asio::awaitable<void> {
+      co_await i->tasks->join();
+      i->deadline.cancel();
     });
   });
   impl_->loop.stop();

@@ -1,0 +1,255 @@
+// Whole speakers in namespaces of their own over one embedded datastore: Nodes are registered, sessions follow from
+// them, routes go from kernel to kernel.
+#include "core/bgp/speaker.hpp"
+
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+
+#include "core/bgp/engine.hpp"
+#include "core/config/load.hpp"
+#include "core/model/resources.hpp"
+#include "core/sync/service.hpp"
+#include "tests/support/netns.hpp"
+#include "tests/unit/sync/backends.hpp"
+
+namespace calico::bgp {
+namespace {
+
+using test::eventually;
+using test::Netns;
+
+class Host {
+ public:
+  Host(const Netns& switch_ns, std::shared_ptr<store::Datastore> ds, const std::string& name, int number, bool compute,
+       bool reflector)
+      : ns(name), name_(name), address_(fmt::format("192.0.2.{}", number)) {
+    test::veth(ns, "eth0", switch_ns, "to-" + name);
+    switch_ns.run("ip link set to-" + name + " master br0");
+    ns.run("ip addr add " + address_ + "/24 dev eth0");
+    sync::Options o;
+    o.datastore = std::move(ds);
+    o.node = name;
+    o.timing = test::quick();
+    service = std::move(*sync::Service::open(std::move(o)));
+    service->start();
+    options_.node = name;
+    options_.compute = compute;
+    options_.reflector = reflector;
+    options_.state_dir = dir_.path();
+    options_.run_dir = dir_.path();
+  }
+  ~Host() { stop(); }
+
+  void start(std::vector<std::string> sets = {}) {
+    ns.in([&] {
+      auto made = Speaker::create(config(std::move(sets)), options_, service->view(), service->report(), hooks());
+      ASSERT_TRUE(made) << made.error().what;
+      speaker = std::move(*made);
+      auto s = speaker->start();
+      ASSERT_TRUE(s) << s.error().what;
+    });
+  }
+  void stop() {
+    if (speaker) speaker->stop();
+    speaker.reset();
+  }
+  config::Config config(std::vector<std::string> sets) {
+    auto schema = std::make_shared<config::Schema>();
+    EXPECT_TRUE(schema->add(config::core_params()));
+    config::Sources sources;
+    sources.files = {"/dev/null"};
+    sources.host_name = name_;
+    sources.sets = std::move(sets);
+    sources.sets.push_back("bgp.source_address=" + address_);
+    auto loaded = config::load(schema, sources);
+    for (const auto& f : loaded.faults) ADD_FAILURE() << f.to_string();
+    return loaded.config;
+  }
+  Speaker::Hooks hooks() {
+    Speaker::Hooks h;
+    h.status = [this](std::string line) {
+      std::lock_guard lock(m_);
+      status_ = std::move(line);
+    };
+    return h;
+  }
+  std::string status() {
+    std::lock_guard lock(m_);
+    return status_;
+  }
+  std::map<std::string, std::string> sessions() {
+    std::map<std::string, std::string> out;
+    const auto v = boost::json::parse(speaker->describe());
+    for (const auto& s : v.at("sessions").as_array())
+      out[std::string(s.at("name").as_string())] = std::string(s.at("state").as_string());
+    return out;
+  }
+  bool has_route(const std::string& prefix, const std::string& via) {
+    return ns.run("ip route show " + prefix + " proto 89").find("via " + via) != std::string::npos;
+  }
+  const std::string& address() const { return address_; }
+
+  Netns ns;
+  std::unique_ptr<sync::Service> service;
+  std::unique_ptr<Speaker> speaker;
+
+ private:
+  test::TempDir dir_;
+  std::string name_, address_;
+  Speaker::Options options_;
+  std::mutex m_;
+  std::string status_;
+};
+
+using Sessions = std::map<std::string, std::string>;
+const std::string kUp = "Established";
+
+class SpeakerTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    NEEDS_NETNS();
+    net_ = std::make_unique<Netns>("net");
+    net_->run("ip link add br0 type bridge && ip link set br0 up");
+    store_ = std::make_unique<test::Client>(kv_.datastore());
+    store_->put(test::kInfoKey, test::info());
+  }
+  std::unique_ptr<Host> host(const std::string& name, int number, bool compute, bool reflector) {
+    return std::make_unique<Host>(*net_, kv_.datastore(), name, number, compute, reflector);
+  }
+  testing::AssertionResult sessions(Host& h, const Sessions& expected) {
+    auto r = eventually("the sessions", [&] { return h.sessions() == expected; });
+    return r ? r : r << "\n" << h.speaker->describe();
+  }
+  std::unique_ptr<Netns> net_;
+  test::KvBackend kv_;
+  std::unique_ptr<test::Client> store_;
+};
+
+TEST_F(SpeakerTest, SessionsFollowFromNodesAndRoutesFromSessions) {
+  auto rr = host("rr1", 1, false, true);
+  auto c1 = host("c1", 11, true, false);
+  auto c2 = host("c2", 12, true, false);
+  c1->ns.run("ip tuntap add tap0 mode tap && ip link set tap0 up && ip route add 10.65.0.2/32 dev tap0 proto 88");
+  c1->ns.run("ip tuntap add eth9 mode tap && ip link set eth9 up && ip route add 10.66.0.2/32 dev eth9 proto 88");
+  for (auto* h : {rr.get(), c1.get(), c2.get()}) h->start();
+  ASSERT_TRUE(sessions(*rr, {{"c1", kUp}, {"c2", kUp}}));
+  ASSERT_TRUE(sessions(*c1, {{"rr1", kUp}}));
+  ASSERT_TRUE(sessions(*c2, {{"rr1", kUp}}));
+  ASSERT_TRUE(eventually("the route", [&] { return c2->has_route("10.65.0.2/32", c1->address()); }));
+  EXPECT_FALSE(c2->has_route("10.66.0.2/32", c1->address())) << "not an interface of tenants";
+  EXPECT_FALSE(rr->has_route("10.65.0.2/32", c1->address())) << "a pure reflector installs nothing";
+  EXPECT_EQ(rr->status(), "2 of 2 sessions established");
+  c1->ns.run("ip route add 10.65.0.3/32 dev tap0 proto 88 && ip route del 10.65.0.2/32");
+  ASSERT_TRUE(eventually("the next route", [&] { return c2->has_route("10.65.0.3/32", c1->address()); }));
+  ASSERT_TRUE(eventually("the end of the first", [&] { return !c2->has_route("10.65.0.2/32", c1->address()); }));
+
+  // A lease-held status that ends says nothing to BGP.
+  auto& report = c1->service->report();
+  const auto status = model::status_key("", "c1");
+  report.set(status, "{}", true);
+  ASSERT_TRUE(eventually("the status", [&] { return store_->get(status).has_value(); }));
+  c1->service->stop();  // nobody keeps the lease any more
+  store_->revoke(store_->get(status)->lease);
+  EXPECT_FALSE(store_->get(status));
+  // A value nobody can read is no order to end a session either. (c2's view proves that the change has arrived.)
+  const auto good = store_->get(model::node_key("c1"))->value;
+  store_->put(model::node_key("c1"), "{{{");
+  ASSERT_TRUE(
+      eventually("the broken Node", [&] { return rr->speaker->describe().find("Node c1:") != std::string::npos; }));
+  EXPECT_EQ(rr->sessions(), (Sessions{{"c1", kUp}, {"c2", kUp}}));
+  EXPECT_TRUE(c2->has_route("10.65.0.3/32", c1->address()));
+  store_->put(model::node_key("c1"), good);
+
+  // Deleting the Node does.
+  store_->del(model::node_key("c1"));
+  ASSERT_TRUE(sessions(*rr, {{"c2", kUp}}));
+  ASSERT_TRUE(eventually("the route to go", [&] { return !c2->has_route("10.65.0.3/32", c1->address()); }));
+}
+
+TEST_F(SpeakerTest, ReflectorsPeerWithEachOtherAndAComputeMayReflect) {
+  auto a = host("a", 1, false, true);
+  auto b = host("b", 2, true, true);
+  auto c = host("c", 11, true, false);
+  b->ns.run("ip tuntap add tap0 mode tap && ip link set tap0 up && ip route add 10.65.0.9/32 dev tap0 proto 88");
+  for (auto* h : {a.get(), b.get(), c.get()}) h->start();
+  ASSERT_TRUE(sessions(*a, {{"b", kUp}, {"c", kUp}}));
+  ASSERT_TRUE(sessions(*b, {{"a", kUp}, {"c", kUp}}));
+  ASSERT_TRUE(sessions(*c, {{"a", kUp}, {"b", kUp}}));
+  const auto list = boost::json::parse(a->speaker->describe());
+  for (const auto& s : list.at("sessions").as_array())
+    EXPECT_EQ(s.at("client").as_bool(), s.at("name") == "c") << boost::json::serialize(s);
+  ASSERT_TRUE(eventually("the route", [&] { return c->has_route("10.65.0.9/32", b->address()); }));
+}
+
+TEST_F(SpeakerTest, TheNodeSaysEveryGlobalAddressAndFollowsThem) {
+  auto c = host("c", 11, true, false);
+  c->ns.run("ip addr add 198.51.100.5/25 dev eth0 && ip tuntap add tap0 mode tap && ip addr add 10.65.0.1/24 dev tap0");
+  c->start();
+  const auto addresses = [&]() -> std::vector<std::string> {
+    std::vector<std::string> out;
+    const auto kv = store_->get(model::node_key("c"));
+    if (!kv) return out;
+    auto node = model::parse_node(kv->value);
+    if (!node) return {node.error().what};
+    for (const auto& a : node->all_addresses()) out.push_back(a.to_string());
+    EXPECT_EQ(node->bgp_ipv4->to_string(), "192.0.2.11/24");
+    EXPECT_EQ(node->as_number, Asn{64512});
+    EXPECT_FALSE(node->is_reflector());
+    return out;
+  };
+  using Text = std::vector<std::string>;
+  ASSERT_TRUE(eventually("the Node", [&] {
+    return addresses() == Text{"192.0.2.11", "198.51.100.5"};
+  })) << testing::PrintToString(addresses());
+  c->ns.run("ip addr add 203.0.113.9/32 dev lo && ip addr del 198.51.100.5/25 dev eth0");
+  ASSERT_TRUE(eventually("the change", [&] {
+    return addresses() == Text{"192.0.2.11", "203.0.113.9"};
+  })) << testing::PrintToString(addresses());
+  c->stop();
+  EXPECT_EQ(addresses(), (Text{"192.0.2.11", "203.0.113.9"})) << "a stop is no end of the Node";
+}
+
+TEST_F(SpeakerTest, RolesShareItAndConfiguredPeersNeedNoDatastore) {
+  auto a = host("a", 1, false, true);
+  auto b = host("b", 2, true, false);
+  kv_.stop();
+  a->start({"bgp.peers_from_datastore=no", "bgp.peer.b.address=192.0.2.2", "bgp.peer.b.remote_as=64512",
+            "bgp.peer.b.route_reflector_client=yes"});
+  b->start({"bgp.peers_from_datastore=no", "bgp.peer.to-a.address=192.0.2.1", "bgp.peer.to-a.remote_as=64512"});
+  ASSERT_TRUE(sessions(*a, {{"b", kUp}}));
+  ASSERT_TRUE(sessions(*b, {{"to-a", kUp}}));
+  ASSERT_TRUE(a->speaker->start());  // a second role
+  a->speaker->stop();
+  EXPECT_EQ(a->sessions(), (Sessions{{"b", kUp}}));
+  auto s = a->ns.in([&] { return a->speaker->reconfigure(a->config({"bgp.peers_from_datastore=no"})); });
+  ASSERT_TRUE(s) << s.error().what;
+  ASSERT_TRUE(sessions(*a, {}));
+}
+
+TEST_F(SpeakerTest, WaitsForTheDatastoreAndSaysSo) {
+  kv_.stop();
+  auto a = host("a", 1, true, false);
+  a->start();
+  ASSERT_TRUE(eventually("the status", [&] { return a->status().find("waiting for the datastore") == 0; }));
+}
+
+TEST_F(SpeakerTest, AnAddressInUseIsAnErrorAndLeavesNothingRunning) {
+  auto a = host("a", 1, true, false);
+  a->start();
+  a->ns.in([&] {
+    auto config = a->config({});
+    Speaker::Options o;
+    o.node = "again";
+    test::TempDir dir;
+    o.state_dir = o.run_dir = dir.path();
+    auto second = Speaker::create(config, o, a->service->view(), a->service->report(), {});
+    ASSERT_TRUE(second) << second.error().what;
+    auto s = (*second)->start();
+    ASSERT_FALSE(s);
+    EXPECT_NE(s.error().what.find("192.0.2.1"), std::string::npos) << s.error().what;
+  });
+}
+
+}  // namespace
+}  // namespace calico::bgp
