@@ -5,8 +5,8 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
-#include <future>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <set>
 
@@ -114,8 +114,10 @@ struct Engine::Impl {
     if (!nm) return wrap(nm.error(), "felix");
     nft_monitor.emplace(std::move(*nm));
 
+    std::unique_lock lock(gate);
     loop.start();
     running = true;
+    lock.unlock();
     started = std::chrono::steady_clock::now();
     return loop.call([this]() -> Status {
       link_monitor->start();
@@ -134,6 +136,7 @@ struct Engine::Impl {
   }
 
   void stop() {
+    std::lock_guard lock(gate);
     if (!std::exchange(running, false)) return;
     loop.call([this] {
       subscription.reset();
@@ -298,7 +301,9 @@ struct Engine::Impl {
       host_settings();
       if (auto ok = taps->load(); !ok) return put_off(ok.error(), std::move(touched));
       if (auto ok = firewall->load(); !ok) {
-        if (ok.error().code == Errc::no_permission) return hooks.fatal(ok.error().what);
+        // A former process that was killed may still be closing its socket.
+        const bool patient = std::chrono::steady_clock::now() - started < 5s;
+        if (ok.error().code == Errc::no_permission && !patient) return hooks.fatal(ok.error().what);
         return put_off(ok.error(), std::move(touched));
       }
       loaded = true;
@@ -546,7 +551,8 @@ struct Engine::Impl {
   TimePoint started;
   Duration retry_after = 100ms;
 
-  bool running = false;     // start() succeeded; main thread
+  std::mutex gate;          // between stop() and who waits for the loop
+  bool running = false;     // the loop runs; under gate
   bool stopping = false;    // loop, as all below
   bool usable = false;      // there has been a complete snapshot
   bool loaded = false;      // the kernel was read and the first apply is under way
@@ -570,6 +576,8 @@ Status Engine::start() { return impl_->start(); }
 void Engine::stop() { impl_->stop(); }
 
 void Engine::reconfigure(const config::Config& config) {
+  std::lock_guard lock(impl_->gate);
+  if (!impl_->running) return;
   impl_->loop.call([this, config] {
     impl_->config = config;
     impl_->configuration_changed = true;
@@ -578,6 +586,8 @@ void Engine::reconfigure(const config::Config& config) {
 }
 
 std::string Engine::endpoints_json() {
+  std::lock_guard lock(impl_->gate);
+  if (!impl_->running) return R"({"error":"felix is not running"})";
   return impl_->loop.call([this] { return impl_->describe(); });
 }
 

@@ -75,7 +75,10 @@ StaticChain to_host_chain(const Settings& s) {
   if (s.metadata_address)
     r.push_back(
         Rule().daddr(Prefix::host(*s.metadata_address)).tcp_dport(s.metadata_port).accept().comment("metadata"));
-  add_protected(c);
+  // Whatever address of this host it is: gateway addresses are local here and in no Node.
+  if (s.protect_nodes)
+    for (const auto port : s.protected_ports)
+      r.push_back(Rule().tcp_dport(port).counter().drop().comment("control port of this node"));
   if (!s.drop_to_host) r.push_back(Rule().vmap({Field::iifgroup}, "from"));
   r.push_back(Rule().counter().drop().comment("endpoint to host"));
   return c;

@@ -231,6 +231,7 @@ void Taps::on_link(const netlink::Link& link, bool gone) {
 }
 
 void Taps::on_address(const netlink::Address& a, bool gone) {
+  if (!a.global()) return;  // a gateway's address on the DHCP device is not the host's own
   const auto key = std::pair(a.link.value, a.prefix);
   if (gone) {
     if (addresses_.erase(key)) addresses_changed_ = true;

@@ -87,7 +87,7 @@ class Taps {
   /// Endpoints whose state may have changed since the last call.
   std::set<std::string> take_changed() { return std::exchange(changed_, {}); }
   bool changed() const { return !changed_.empty(); }
-  /// Addresses of the host beyond the endpoints' interfaces; true in the first call after they changed.
+  /// Global addresses of the host beyond the endpoints' interfaces; true in the first call after they changed.
   bool take_host_addresses(std::vector<Ip>& out);
   /// Something waits for program() or withdraw().
   bool pending() const;

@@ -253,6 +253,12 @@ TEST(Felix, FollowsInterfaces) {
   b.host.run("ip link set " + c.tap + " up");
   ASSERT_TRUE(b.up(c));
   EXPECT_TRUE(pings(a.ns, c.ip));
+  // Renamed away and back.
+  b.host.run("ip link set " + c.tap + " down; ip link set " + c.tap + " name elsewhere");
+  ASSERT_TRUE(eventually("c down", [&] { return b.status_of(c) == R"({"status":"down"})"; }));
+  b.host.run("ip link set elsewhere name " + c.tap + "; ip link set " + c.tap + " up");
+  ASSERT_TRUE(b.up(c));
+  EXPECT_TRUE(pings(a.ns, c.ip));
   // A new interface of the same name.
   b.unplug(c);
   ASSERT_TRUE(eventually("c down", [&] { return b.status_of(c) == R"({"status":"down"})"; }));
@@ -512,7 +518,11 @@ TEST(Felix, ConfigurationOfTheDatastore) {
   b.view.set(model::felix_configuration_key("node.h"), R"({"spec":{"interfacePrefix":"cali,tap"}})");
   EXPECT_TRUE(eventually("metadata", [&] { return reaches(a.ns, "169.254.169.254", 80, 300); }));
   EXPECT_TRUE(reaches(a.ns, "192.168.0.11", 8080)) << "what its policy allows";
-  EXPECT_TRUE(refused(a.ns, "192.168.0.11", 22)) << "but not the protected ports";
+  b.host.run("ip link add gw type bridge; ip link set gw up; ip addr add 10.65.0.1/32 dev gw scope link");
+  EXPECT_TRUE(reaches(a.ns, "10.65.0.1", 8080)) << "the gateway's address is the host";
+  auto ssh = listener(b.host, 22);
+  EXPECT_TRUE(reaches(b.out, "192.168.0.11", 22)) << "positive control: it listens";
+  for (const auto* own : {"192.168.0.11", "10.65.0.1"}) EXPECT_TRUE(refused(a.ns, own, 22)) << own;
   EXPECT_TRUE(b.up(a));
   b.view.set(model::felix_configuration_key("default"), std::nullopt);
   b.view.set(model::felix_configuration_key("node.h"), std::nullopt);
