@@ -23,6 +23,8 @@ namespace {
 namespace json = boost::json;
 
 constexpr auto kStopTime = std::chrono::seconds(8);
+constexpr auto kRefusedPause = std::chrono::minutes(1);
+constexpr std::size_t kRefusedMax = 100;
 constexpr auto kAddressPause = std::chrono::milliseconds(200);  // addresses change in bursts
 /// Interfaces of our own whose addresses are the tenants' gateways, not the host's.
 constexpr const char* kOwnDevices = "ns-calico*";
@@ -236,6 +238,14 @@ class Speaker::Impl {
     report.set_node(own.name, node_labels(own), node_spec(own));
   }
 
+  /// A stranger may knock as often as it likes; it gets one line a minute.
+  bool may_tell_refused(const std::string& peer) {
+    const auto now = std::chrono::steady_clock::now();
+    std::erase_if(refused, [&](const auto& r) { return now - r.second > kRefusedPause; });
+    if (refused.size() >= kRefusedMax) return false;
+    return refused.emplace(peer, now).second;
+  }
+
   void event(const PeerEvent& e) {
     switch (e.kind) {
       case PeerEvent::Kind::established:
@@ -244,6 +254,10 @@ class Speaker::Impl {
       case PeerEvent::Kind::down:
         log::warn("bgp.down", "peer", e.peer, "what", e.text);
         break;
+      case PeerEvent::Kind::refused:
+        if (!may_tell_refused(e.peer)) return;
+        log::warn("bgp.refused", "peer", e.peer, "what", e.text);
+        return;
       default:
         log::warn("bgp.event", "peer", e.peer, "what", e.text);
     }
@@ -339,6 +353,7 @@ class Speaker::Impl {
   Nodes nodes;
   std::map<std::string, std::string> broken;  // Nodes whose value cannot be read, and why
   std::set<std::string> told_ignored;
+  std::map<std::string, std::chrono::steady_clock::time_point> refused;  // who was, when it was told
   bool usable = false, applied = false;
   std::string peers_error, waiting_reason = "no answer yet";
 };

@@ -128,8 +128,9 @@ int store_status(const Asked& a) {
     row("why", text_of(at(v, "reason")));
     row("revision", text_of(at(v, "revision")));
     row("cluster", text_of(at(v, "cluster_guid")));
-    row("server",
-        fmt::format("{} {}", text_of(at(at(v, "server"), "endpoint")), text_of(at(at(v, "server"), "version"))));
+    const auto endpoint = text_of(at(at(v, "server"), "endpoint"));
+    row("server", fmt::format("{}, version {}", endpoint.empty() ? "in this process" : endpoint,
+                              text_of(at(at(v, "server"), "version"))));
     row("error", text_of(at(v, "last_error")));
     row("mirror", fmt::format("{} keys, {} bytes{}{}", text_of(at(at(v, "mirror"), "keys")),
                               text_of(at(at(v, "mirror"), "bytes")),
@@ -173,7 +174,7 @@ int node_list(const Asked& a) {
     const auto& alive = at(n, "alive");
     fmt::print("{:<24} {:<28} {:<16} {:<26} {:<10} {:<16} {}\n", text_of(at(n, "name")), text_of(at(n, "roles")),
                text_of(at(n, "ipv4")), text_of(at(n, "ipv6")), text_of(at(n, "as")), text_of(at(n, "cluster_id")),
-               alive.is_bool() ? (alive.get_bool() ? "alive" : "silent") : "unknown");
+               alive.is_bool() ? (alive.get_bool() ? "alive" : "silent") : "-");
   }
   if (const auto* ignored = at(v, "ignored").if_array())
     for (const auto& line : *ignored) fmt::print(stderr, "calico-node node list: ignored {}\n", text_of(line));

@@ -1,5 +1,6 @@
 #include "core/node/store_control.hpp"
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <future>
 
@@ -193,7 +194,11 @@ struct StoreControl::Impl {
       o["as"] = n.as_number ? json::value(n.as_number->value) : json::value(nullptr);
       o["cluster_id"] = text(n.route_reflector_cluster_id);
       o["addresses"] = std::move(addresses);
-      o["alive"] = up ? json::value(static_cast<bool>((*up)[i])) : json::value(nullptr);
+      // Only these roles report themselves alive; of a Node that says nothing of its roles it is not known.
+      const auto own_roles = bgp::roles_of(n);
+      const bool reports =
+          std::any_of(own_roles.begin(), own_roles.end(), [](const auto& r) { return r == "compute" || r == "felix"; });
+      o["alive"] = up && (reports || (*up)[i]) ? json::value(static_cast<bool>((*up)[i])) : json::value(nullptr);
       list.push_back(std::move(o));
     }
     json::object out{{"nodes", std::move(list)}, {"state", state_json(service.view().state())}};

@@ -91,24 +91,27 @@ TEST_F(StoreControlTest, ListsAndDeletesNodes) {
              R"("roles.calico-node/controller":"true","x":"y"}},"spec":{"bgp":{"ipv4Address":"192.0.2.9/24",)"
              R"("asNumber":64512,"routeReflectorClusterID":"192.0.2.9"},"addresses":[{"address":"198.51.100.1"}]}})");
   store_.put(model::node_key("bad"), "[");
-  store_.put(model::node_key("quiet"), R"({"kind":"Node","metadata":{"name":"quiet"},"spec":{}})");
+  store_.put(model::node_key("quiet"),
+             R"({"kind":"Node","metadata":{"name":"quiet","labels":{"roles.calico-node/compute":"true"}},"spec":{}})");
+  store_.put(model::node_key("z"), R"({"kind":"Node","metadata":{"name":"z"},"spec":{}})");
   store_.put(model::status_key("", "rr-1"), "{}");
-  ASSERT_TRUE(eventually("the Nodes", [&] { return service_->view().range(model::kNodes).size() == 3; }));
+  ASSERT_TRUE(eventually("the Nodes", [&] { return service_->view().range(model::kNodes).size() == 4; }));
   const auto [code, v] = ask("GET /node/list");
   EXPECT_EQ(code, 200);
-  ASSERT_EQ(v.at("nodes").as_array().size(), 2U);
+  ASSERT_EQ(v.at("nodes").as_array().size(), 3U);
   const auto& rr = v.at("nodes").at(1);
   EXPECT_EQ(json::serialize(rr),
             R"({"name":"rr-1","roles":["controller","route-reflector"],"ipv4":"192.0.2.9","ipv6":null,"as":64512,)"
             R"("cluster_id":"192.0.2.9","addresses":["192.0.2.9","198.51.100.1"],"alive":true})");
   EXPECT_EQ(v.at("nodes").at(0).at("alive"), false);
+  EXPECT_TRUE(v.at("nodes").at(2).at("alive").is_null()) << "nothing there would say so";
   EXPECT_EQ(v.at("ignored").as_array().size(), 1U);
 
   EXPECT_EQ(ask("POST /node/delete", {{"name", "nobody"}}).first, 404);
   EXPECT_EQ(ask("POST /node/delete", {{"name", "a/b"}}).first, 400);
   EXPECT_EQ(ask("POST /node/delete").first, 400);
   EXPECT_EQ(ask("POST /node/delete", {{"name", "rr-1"}}).first, 200);
-  ASSERT_TRUE(eventually("the deletion", [&] { return service_->view().range(model::kNodes).size() == 2; }));
+  ASSERT_TRUE(eventually("the deletion", [&] { return service_->view().range(model::kNodes).size() == 3; }));
   fake_->set_down(true);
   EXPECT_EQ(ask("POST /node/delete", {{"name", "quiet"}}).first, 503);
   const auto down = ask("GET /node/list");
