@@ -5,7 +5,10 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
+#include <filesystem>
+#include <fstream>
 
 #include "core/log/log.hpp"
 #include "modules/lab/cluster.hpp"
@@ -22,11 +25,30 @@ const std::string kNode = CALICO_BINARY_DIR "/bin/calico-node";
 
 // What a lab could leave behind: its directory, mounts, processes that mention it, links in the host's namespace.
 std::string leftovers(const std::string& dir) {
-  return test::shell("ls -d " + dir + " 2>/dev/null; grep -F ' " + dir + "/' /proc/self/mountinfo; grep -l -a -F '" +
-                     dir +
-                     "/' /proc/[0-9]*/cmdline 2>/dev/null | grep -v -e /self/ -e /$$/ | while read f; do "
-                     "tr '\\0' ' ' <$f | grep -v -e 'sh -c' -e grep; done; ip -o link | grep -e tap -e 'm-comp'; true")
-      .text;
+  std::string out;
+  if (::access(dir.c_str(), F_OK) == 0) out += "directory " + dir + "\n";
+  std::ifstream mounts("/proc/self/mountinfo");
+  for (std::string line; std::getline(mounts, line);) {
+    if (line.find(" " + dir + "/") != std::string::npos) out += "mount " + line + "\n";
+  }
+  std::error_code ec;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", ec)) {
+    auto pid = std::atoi(entry.path().filename().c_str());
+    if (pid <= 1 || pid == ::getpid()) continue;
+    auto command = read_file(entry.path().string() + "/cmdline", 65536);  // empty for what is already dead
+    if (command && command->find(dir + "/") != std::string::npos) {
+      std::replace(command->begin(), command->end(), '\0', ' ');
+      out += fmt::format("process {} {}\n", pid, *command);
+    }
+  }
+  auto* links = ::if_nameindex();
+  for (auto* i = links; i->if_index != 0; ++i) {
+    std::string_view name(i->if_name);
+    if (name.starts_with("tap") || name.starts_with("m-") || name.starts_with("p-"))
+      out += fmt::format("link {}\n", name);
+  }
+  ::if_freenameindex(links);
+  return out;
 }
 
 struct Demo : testing::Test {
