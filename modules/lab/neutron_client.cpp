@@ -44,8 +44,7 @@ struct NeutronClient::Impl {
     return r;
   }
 
-  Result<json::object> call(const std::string& method, const std::string& target, const json::object* body = nullptr) {
-    http::ClientRequest request = request_of(method, target, body != nullptr ? json::serialize(*body) : "");
+  std::future<Result<http::Answer>> send(const http::ClientRequest& request) {
     auto promise = std::make_shared<std::promise<Result<http::Answer>>>();
     auto future = promise->get_future();
     loop.post([this, request, promise] {
@@ -55,6 +54,12 @@ struct NeutronClient::Impl {
         promise->set_value(std::move(answer));
       });
     });
+    return future;
+  }
+
+  Result<json::object> call(const std::string& method, const std::string& target, const json::object* body = nullptr) {
+    http::ClientRequest request = request_of(method, target, body != nullptr ? json::serialize(*body) : "");
+    auto future = send(request);
     while (future.wait_for(Millis(50)) != std::future_status::ready) {
       if (interrupted()) return fail(Errc::canceled, "interrupted");
     }
@@ -175,6 +180,7 @@ Result<NeutronClient> NeutronClient::connect(const std::string& endpoint, int ns
     http::ClientOptions options;
     options.endpoints = {*at};
     options.tls = {files.ca, files.cert, files.key};
+    options.max_connections = 16;
     auto client = http::Client::create(impl->loop.executor(), std::move(options));
     if (!client) return tl::unexpected(client.error());
     impl->client = std::move(*client);
@@ -261,6 +267,25 @@ Result<PortInfo> NeutronClient::bind_port(const std::string& id, const std::stri
   auto o = Impl::member(*answer, "port");
   if (!o) return tl::unexpected(o.error());
   return port_of(*o);
+}
+
+Result<std::vector<Steady::time_point>> NeutronClient::bind_ports(
+    const std::vector<std::pair<std::string, std::string>>& id_and_host) {
+  std::vector<Steady::time_point> sent;
+  std::vector<std::future<Result<http::Answer>>> answers;
+  for (const auto& [id, host] : id_and_host) {
+    json::object body{{"port", json::object{{"binding:host_id", host}}}};
+    auto request = impl_->request_of("PUT", "/v2.0/ports/" + id, json::serialize(body));
+    sent.push_back(Steady::now());
+    answers.push_back(impl_->send(request));
+  }
+  for (auto& future : answers) {
+    auto answer = future.get();
+    if (!answer) return tl::unexpected(answer.error());
+    auto checked = Impl::check("PUT", "/v2.0/ports", *answer);
+    if (!checked) return tl::unexpected(checked.error());
+  }
+  return sent;
 }
 
 Result<PortInfo> NeutronClient::port(const std::string& id) {

@@ -64,6 +64,9 @@ class NeutronClient {
                                              const std::vector<std::string>& groups);
   /// Binds a port made with an empty host, as nova does once it knows where the instance runs.
   [[nodiscard]] Result<PortInfo> bind_port(const std::string& id, const std::string& host);
+  /// The same for many, all requests under way at once; when each was sent.
+  [[nodiscard]] Result<std::vector<Steady::time_point>> bind_ports(
+      const std::vector<std::pair<std::string, std::string>>& id_and_host);
   [[nodiscard]] Result<PortInfo> port(const std::string& id);
   /// Hosts of agents that are alive.
   [[nodiscard]] Result<std::vector<std::string>> live_agents();
