@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.." || exit 3
 need_root
 # shellcheck disable=SC2086
 install_packages $build_packages $demo_packages || exit 3
-build release || exit $?
+build release calico-all || exit $?
 
 node=build/release/bin/calico-node
 missing=""
