@@ -32,6 +32,7 @@ TEST(Cli, BadUsageIsTwoAndSaysWhat) {
     const char* args;
     const char* text;
   } cases[] = {
+      {" apply -f x", "apply is not built yet"},
       {" frobnicate", "unknown command 'frobnicate'"},
       {" ../../x", "unknown command '../../x'"},
       {" --frob", "unknown option --frob"},
