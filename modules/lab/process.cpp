@@ -65,6 +65,7 @@ struct Prepared {
   std::vector<char*> envp;
   std::vector<std::string> env_text;
   std::vector<std::string> run_dirs;  // directories to make inside the new /run, outermost first
+  std::vector<std::string> mount_points;
   int netns = -1;
   const NodeView* view = nullptr;
   bool view_under_run = false;
@@ -82,7 +83,9 @@ const char* become_program(const Prepared& p) {
     if (::unshare(CLONE_NEWNS | CLONE_NEWUTS) != 0) return "mount namespace";
     if (::sethostname(v.hostname.c_str(), v.hostname.size()) != 0) return "host name";
     // Slave: a mount undone outside is undone here too.
-    if (::mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) != 0) return "mount propagation";
+    for (const auto& point : p.mount_points)
+      if (::mount(nullptr, point.c_str(), nullptr, MS_REC | MS_SLAVE, nullptr) != 0 && point == "/")
+        return "mount propagation";
     int keep = -1;
     if (p.view_under_run) {
       keep = ::open_tree(AT_FDCWD, v.dir.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
@@ -132,7 +135,24 @@ const char* become_program(const Prepared& p) {
   ::_exit(127);
 }
 
+// Where propagation is cut: "/" with all below it, or, in a chroot whose root is no mount point, every mount seen
+// there.
+std::vector<std::string> mount_points() {
+  std::vector<std::string> out;
+  auto text = read_file("/proc/self/mountinfo", 4U << 20U);
+  for (std::string_view rest = text ? std::string_view(*text) : ""; !rest.empty();) {
+    const auto end = std::min(rest.find('\n'), rest.size());
+    std::string_view line = rest.substr(0, end);
+    for (int field = 1; field < 5; ++field) line.remove_prefix(std::min(line.find(' ') + 1, line.size()));
+    out.emplace_back(line.substr(0, line.find(' ')));  // escaped names (\040) are of no interest here
+    if (out.back() == "/") return {"/"};
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  return out;
+}
+
 void prepare(const SpawnSpec& spec, Prepared& p) {
+  if (!spec.view.run.empty()) p.mount_points = mount_points();
   for (const auto& a : spec.argv) p.argv.push_back(const_cast<char*>(a.c_str()));
   p.argv.push_back(nullptr);
   for (const auto& [k, v] : spec.environment) p.env_text.push_back(k + "=" + v);
