@@ -378,7 +378,10 @@ Status Cluster::await_ready() {
       fds.push_back({s.notify.fd(), POLLIN, 0});
       fds.push_back({s.child.pidfd(), POLLIN, 0});
     }
-    if (waiting.empty()) return {};
+    if (waiting.empty()) {
+      for (auto& s : all) notify_.insert_or_assign(s.name, std::move(s.notify));
+      return {};
+    }
     if (interrupted()) return fail(Errc::canceled, "interrupted");
     if (Steady::now() >= deadline) {
       const auto& s = *waiting.front();
@@ -395,6 +398,13 @@ Status Cluster::await_ready() {
       }
     }
   }
+}
+
+unsigned Cluster::ready_count(const std::string& name) {
+  auto it = notify_.find(name);
+  if (it == notify_.end()) return 0;
+  it->second.drain();
+  return it->second.ready_count();
 }
 
 Status Cluster::kill(const std::string& name) {

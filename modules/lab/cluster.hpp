@@ -39,6 +39,8 @@ class Cluster {
   [[nodiscard]] Status launch(const std::vector<std::string>& names);
   [[nodiscard]] Status await_ready();
   std::vector<std::string> all_nodes() const;  ///< those with a role
+  /// How often a node started by this object has said READY=1 since.
+  unsigned ready_count(const std::string& name);
   /// SIGKILL to the node's process and what it started, as the init system would do; forwarding stays.
   [[nodiscard]] Status kill(const std::string& name);
   /// SIGTERM, then waits up to `limit` for the end.
@@ -46,8 +48,8 @@ class Cluster {
 
   /// A machine without a network card yet: namespace and listeners. Errors: exists.
   [[nodiscard]] Status boot_vm(const Vm& vm);
-  /// What nova and libvirt do once the port is bound: the card appears. The VM's port_id, compute, mac and so on must be
-  /// filled in.
+  /// What nova and libvirt do once the port is bound: the card appears. The VM's port_id, compute, mac and so on must
+  /// be filled in.
   [[nodiscard]] Status plug_vm(const Vm& vm);
   /// The guest begins to run, which nova allows once the port is ACTIVE: its DHCP client starts.
   [[nodiscard]] Status run_vm(const std::string& vm);
@@ -78,6 +80,7 @@ class Cluster {
   Paths paths_;
   Record record_;
   std::vector<Starting> starting_;
+  std::map<std::string, NotifySocket> notify_;
   std::optional<Lock> lock_;
   std::map<std::string, Fd> namespaces_;
   std::map<std::string, Wire> wires_;

@@ -229,8 +229,7 @@ int status(const Options& options, bool as_json) {
               Cluster::dir_of(options).c_str(), "node", "role", "management", "public", "process", "memory", "state");
   for (const auto& n : record->nodes) {
     std::printf("%-14s %-28s %-15s %-15s %-8d %-9s %s\n", n.name.c_str(), n.roles.c_str(), n.mgmt4.to_string().c_str(),
-                n.public4.to_string().c_str(), n.process.pid,
-                memory_of(n).c_str(), state_of(n));
+                n.public4.to_string().c_str(), n.process.pid, memory_of(n).c_str(), state_of(n));
   }
   if (!record->vms.empty()) {
     std::printf("\n%-14s %-14s %-15s %-19s %-10s %s\n", "vm", "compute", "interface", "mac", "group", "addresses");

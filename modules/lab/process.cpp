@@ -342,7 +342,7 @@ void NotifySocket::drain() {
     while (!text.empty()) {
       auto end = std::min(text.find('\n'), text.size());
       std::string_view line = text.substr(0, end);
-      if (line == "READY=1") ready_ = true;
+      if (line == "READY=1") ++ready_;
       if (line.starts_with("STATUS=")) status_ = line.substr(7);
       text.remove_prefix(std::min(end + 1, text.size()));
     }

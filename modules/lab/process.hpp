@@ -86,12 +86,13 @@ class NotifySocket {
   int fd() const { return fd_.get(); }
   /// Takes all datagrams that are there.
   void drain();
-  bool ready() const { return ready_; }
+  bool ready() const { return ready_ > 0; }
+  unsigned ready_count() const { return ready_; }  ///< a process says it once in its life
   const std::string& status() const { return status_; }
 
  private:
   Fd fd_;
-  bool ready_ = false;
+  unsigned ready_ = 0;
   std::string status_;
 };
 

@@ -133,6 +133,15 @@ class Spine : public testing::Test {
   bool HasRoute(const std::string& node, const Ip& ip) {
     return InNode(node, "ip route show proto 89").find(ip.to_string() + " ") != std::string::npos;
   }
+  // Processes of ours (not dnsmasq and the like) in a node's namespace.
+  int processes_of_role(const std::string& node) {
+    int n = 0;
+    for (pid_t pid : processes_in({*cluster->netns(node)})) {
+      auto command = read_file(fmt::format("/proc/{}/cmdline", pid), 65536);
+      n += command && command->find("/calico-node") != std::string::npos && command->find("role") != std::string::npos;
+    }
+    return n;
+  }
   // True if a TCP connection from there comes about within two seconds.
   bool Connects(const std::string& from, const Ip& ip, std::uint16_t port) {
     return test::shell(fmt::format("nsenter --net={} timeout 2 bash -c 'exec 3<>/dev/tcp/{}/{}'",
@@ -204,11 +213,13 @@ TEST_F(Spine, ControllerDownWhileAComputeRestarts) {
   ok(cluster->start({"compute-1"}));  // READY=1 with the datastore away
   Traffic(kLimit);
   EXPECT_EQ(InNode("compute-1", "nft list ruleset"), rules);
+  EXPECT_EQ(processes_of_role("compute-1"), 1);
   ok(cluster->start({"controller-1"}));
   SessionsUp();
   Traffic(Millis(2000));
   ExpectNoLoss();
   EXPECT_EQ(InNode("compute-1", "nft list ruleset"), rules);
+  EXPECT_EQ(cluster->ready_count("compute-1"), 1U) << "said once, with the datastore away and back";
 }
 
 TEST_F(Spine, AComputeGoneForGoodTakesItsRoutesWithItWhenTheRestartTimeEnds) {
@@ -292,62 +303,155 @@ TEST_F(Spine, WithoutAClientCertificateThereIsNoDatastore) {
   EXPECT_EQ(ask(false).code, Errc::no_permission) << ask(false).what;
 }
 
-// A router of somebody else's: every VM as a /32 with its compute as next hop, gone soon after the VM is.
-TEST_F(Spine, ABirdOutsideSeesEveryMachine) {
-  std::vector<std::string> set;
-  for (const char* node : {"controller-1", "rr-2"}) {
-    set.push_back(fmt::format("{}:bgp.peer.border.address=192.168.0.1", node));
-    set.push_back(fmt::format("{}:bgp.peer.border.remote_as=64512", node));
-  }
-  Up(2, 2, set);
-  const std::string d = cluster->paths().node(kBorder);
-  std::string conf = "router id 192.168.0.1;\nprotocol device {}\nprotocol direct { ipv4; }\n";
-  for (const char* rr : {"192.168.0.2", "192.168.0.3"}) {
-    conf += fmt::format(
-        "protocol bgp {{ local 192.168.0.1 as 64512; neighbor {} as 64512; ipv4 {{ import all; export none; }}; "
-        "connect retry time 1; error wait time 1,2; }}\n",
-        rr);
-  }
-  ok(write_file(d + "/bird.conf", conf));
-  SpawnSpec spec;
-  spec.argv = {"/usr/sbin/bird", "-f", "-c", d + "/bird.conf", "-s", d + "/bird.ctl"};
-  spec.environment = Cluster::environment();
-  spec.netns = *cluster->netns(std::string(kBorder));
-  auto bird = spawn(spec);
-  ASSERT_TRUE(bird);
-  ok(bird->release());
-  auto routes = [&] {
-    auto text = bird_command(d, "bird.ctl", "show route all");
-    return text ? *text : std::string();
+// The status key of a node is leased; its expiry must not touch BGP. The node's way to the datastore is cut for as long
+// as it takes.
+TEST_F(Spine, AnExpiredStatusLeavesTheSessionAlone) {
+  Up(2, 1);
+  StartStreams();
+  const std::string peer = cluster->record().node("compute-2")->mgmt4.to_string();
+  auto established = [&] {
+    auto sessions = bgp_sessions(cluster->paths(), "controller-1");
+    return sessions && std::any_of(sessions->begin(), sessions->end(),
+                                   [&](const Session& s) { return s.peer == peer && s.state == "Established"; });
   };
-  auto has = [&](std::size_t i) {
-    std::istringstream lines(routes());
+  ASSERT_TRUE(established());
+  auto cut = InNode("compute-2",
+                    "nft add table ip cut '{ chain o { type filter hook output priority 0; tcp dport 2379 drop; }; }'");
+  bool always = true;
+  auto s = wait_until(
+      "the agent of compute-2 no longer alive", Millis(150000),
+      [&] {
+        always = always && established();
+        auto live = api->live_agents();
+        return live && live->size() == 1;
+      },
+      Millis(200));
+  ASSERT_TRUE(s) << s.error().what << cut;
+  EXPECT_TRUE(always) << "the session must not have fallen meanwhile";
+  EXPECT_TRUE(HasRoute("compute-1", *guests[1].v4));
+  InNode("compute-2", "nft delete table ip cut");
+  ok(wait_until("the agent of compute-2 alive again", Millis(60000), [&] {
+    auto live = api->live_agents();
+    return live && live->size() == 2;
+  }));
+  EXPECT_TRUE(established());
+  ExpectNoLoss();
+}
+
+TEST_F(Spine, APublicPortOfANodeIsReachable) {
+  Up(1, 1, {"felix.public_ports=22"});
+  SpawnSpec spec;
+  spec.argv = {*self_path(), "lab", "vm-listen", "controller-1", "22"};
+  spec.environment = Cluster::environment();
+  spec.netns = *cluster->netns("controller-1");
+  auto child = spawn(spec);
+  ASSERT_TRUE(child);
+  ok(child->release());
+  const Ip at = cluster->record().controller().mgmt4;
+  ok(wait_until("port 22 of the controller", kLimit, [&] { return Connects(std::string(kBorder), at, 22); }));
+  // The answer finds its way back over the compute: a controller has no route to machines of its own.
+  InNode("controller-1", "ip route add 10.65.0.0/24 via 192.168.0.11");
+  EXPECT_TRUE(Connects("vm-1", at, 22));
+  EXPECT_FALSE(Connects("vm-1", at, 2379));
+}
+
+// A router of somebody else's.
+class Outside : public Spine {
+ protected:
+  // bird2 in the border's namespace, peering with both reflectors; it has a route of its own to offer.
+  void StartBird(unsigned as, const std::string& options) {
+    d = cluster->paths().node(kBorder);
+    std::string conf =
+        "router id 192.168.0.1;\nprotocol device {}\nprotocol direct { ipv4; }\n"
+        "protocol static { ipv4; route 198.51.100.0/24 blackhole; }\n";
+    for (const auto& r : cluster->record().nodes) {
+      if (!r.is_reflector()) continue;
+      conf += fmt::format(
+          "protocol bgp {{ local 192.168.0.1 as {}; neighbor {} as 64512; {} connect retry time 1; error wait time "
+          "1,2; "
+          "ipv4 {{ import all; export where proto = \"static1\"; }}; }}\n",
+          as, r.mgmt4, options);
+    }
+    ok(write_file(d + "/bird.conf", conf));
+    SpawnSpec spec;
+    spec.argv = {"/usr/sbin/bird", "-f", "-c", d + "/bird.conf", "-s", d + "/bird.ctl"};
+    spec.environment = Cluster::environment();
+    spec.netns = *cluster->netns(std::string(kBorder));
+    auto bird = spawn(spec);
+    ASSERT_TRUE(bird);
+    ok(bird->release());
+    auto up = wait_until("bird Established with both reflectors", kLimit, [&] {
+      auto text = bird_command(d, "bird.ctl", "show protocols all");
+      auto sessions = text ? parse_sessions(*text) : std::vector<Session>();
+      return sessions.size() == 2 && sessions[0].state == "Established" && sessions[1].state == "Established";
+    });
+    ASSERT_TRUE(up) << up.error().what << bird_command(d, "bird.ctl", "show protocols all").value_or("");
+  }
+  std::string Routes() { return bird_command(d, "bird.ctl", "show route all").value_or(""); }
+  // The machine's /32 with its compute as next hop.
+  bool Sees(std::size_t i) {
+    const std::string hop =
+        "BGP.next_hop: " + cluster->record().node(fmt::format("compute-{}", i + 1))->mgmt4.to_string();
+    std::istringstream lines(Routes());
     bool mine = false;
     for (std::string line; std::getline(lines, line);) {
-      if (!line.empty() && line[0] != ' ' && line[0] != '\t')
-        mine = line.starts_with(guests[i].v4->to_string() + "/32");
-      if (mine &&
-          line.find("BGP.next_hop: " + cluster->record().node(fmt::format("compute-{}", i + 1))->mgmt4.to_string()) !=
-              std::string::npos) {
+      if (!line.empty() && line[0] != ' ' && line[0] != '\t') {
+        if (line.find('/') < line.find(' ')) mine = line.starts_with(guests[i].v4->to_string() + "/32 ");
+      } else if (mine && line.ends_with(hop)) {
         return true;
       }
     }
     return false;
-  };
-  for (std::size_t i = 0; i < guests.size(); ++i) {
-    auto s = wait_until(fmt::format("{} at the border with its compute as next hop", guests[i].name), kLimit,
-                        [&] { return has(i); });
-    ASSERT_TRUE(s) << s.error().what << "\n" << routes();
   }
+  void SeesAll() {
+    for (std::size_t i = 0; i < guests.size(); ++i) {
+      auto s =
+          wait_until(guests[i].name + " at the border with its compute as next hop", kLimit, [&] { return Sees(i); });
+      ASSERT_TRUE(s) << s.error().what << "\n" << Routes();
+    }
+  }
+  static std::vector<std::string> Peer(const std::vector<std::string>& keys) {
+    std::vector<std::string> set;
+    for (const char* node : {"controller-1", "rr-2"}) {
+      set.push_back(fmt::format("{}:bgp.peer.border.address=192.168.0.1", node));
+      for (const auto& k : keys) set.push_back(fmt::format("{}:bgp.peer.border.{}", node, k));
+    }
+    return set;
+  }
+  std::string d;
+};
+
+TEST_F(Outside, AnInternalBirdSeesEveryMachineAndTheEndOfOne) {
+  Up(2, 2, Peer({"remote_as=64512"}));
+  StartBird(64512, "");
+  SeesAll();
+  ok(wait_until("bird's own route at compute-1", kLimit,
+                [&] { return HasRoute("compute-1", *Ip::parse("198.51.100.0")); }));
   auto vm = cluster->record().vms[1];
   auto begin = Steady::now();
   ok(api->remove("ports", vm.port_id));
   ok(cluster->remove_vm(vm.name));
   ok(wait_until("the deleted machine's route gone at the border", kLimit,
-                [&] { return routes().find(guests[1].v4->to_string() + "/32") == std::string::npos; }));
+                [&] { return Routes().find(guests[1].v4->to_string() + "/32") == std::string::npos; }));
   fmt::print("  a deleted VM's route left the border router after {} ms\n",
              std::chrono::duration_cast<Millis>(Steady::now() - begin).count());
-  EXPECT_TRUE(has(0));
+  EXPECT_TRUE(Sees(0));
+}
+
+TEST_F(Outside, AnExternalBirdSeesTheComputesAsNextHops) {
+  Up(2, 2, Peer({"remote_as=65000", "multihop=2", "next_hop=keep", "import=none", "export=all"}));
+  StartBird(65000, "multihop 2;");
+  SeesAll();
+  EXPECT_FALSE(HasRoute("compute-1", *Ip::parse("198.51.100.0"))) << "import=none";
+}
+
+TEST_F(Outside, WithoutImportAndExportNothingIsExchanged) {
+  Up(2, 2, Peer({"remote_as=65000"}));
+  StartBird(65000, "");
+  // Long enough for what the two tests above see at once.
+  Traffic(Millis(3000));
+  EXPECT_EQ(Routes().find("10.65.0."), std::string::npos) << Routes();
+  EXPECT_FALSE(HasRoute("compute-1", *Ip::parse("198.51.100.0")));
 }
 
 }  // namespace
