@@ -146,7 +146,13 @@ struct Dhcp::Impl {
     const bool moved = has_foreign_lease(leases, ports);
     restart = restart || moved;
     if (restart) served = used;
-    const auto files = dhcp_files(subnets, ports, served, options.directory, kDhcpDevice);
+    auto files = dhcp_files(subnets, ports, served, options.directory, kDhcpDevice);
+    if (!restart && (files.tagged_hosts || last_tagged) && (files.hosts != last_hosts || files.opts != last_opts)) {
+      restart = true;
+      served = used;
+      files = dhcp_files(subnets, ports, served, options.directory, kDhcpDevice);
+    }
+    last_tagged = files.tagged_hosts;
 
     bool changed = restart;
     for (const auto& [name, text, last] :
@@ -162,7 +168,7 @@ struct Dhcp::Impl {
     else if (served.empty() && child)
       end_child();
     else if (changed && child)
-      child->signal(SIGHUP);
+      reload_child();
     if (hooks.status)
       hooks.status(served.empty() ? "dhcp idle"
                                   : fmt::format("dhcp {} ports, {} subnets", ports.size(), served.size()));
@@ -219,6 +225,19 @@ struct Dhcp::Impl {
     return {};
   }
 
+  /// dnsmasq that has not yet said "started" would die of the signal; it is sent when it has.
+  void reload_child() {
+    reload_wanted = !child_up;
+    if (child_up) child->signal(SIGHUP);
+  }
+
+  void on_child_line(std::string_view line) {
+    log::debug("dhcp.dnsmasq", "line", line);
+    if (child_up || line.find(": started, version") == std::string_view::npos) return;
+    child_up = true;
+    if (std::exchange(reload_wanted, false) && child) child->signal(SIGHUP);
+  }
+
   void end_child() {
     if (!child) return;
     child->signal(SIGTERM);
@@ -235,7 +254,8 @@ struct Dhcp::Impl {
     ChildProcess::Options child_options;
     // In the foreground, told to run with this file and no other; it drops root by itself.
     child_options.argv = {options.program, "--keep-in-foreground", "--log-facility=-", conf_argument()};
-    child_options.on_line = [](std::string_view line) { log::debug("dhcp.dnsmasq", "line", line); };
+    child_up = reload_wanted = false;
+    child_options.on_line = [this](std::string_view line) { on_child_line(line); };
     child_options.on_exit = [this](std::string how) {
       log::error("dhcp.dnsmasq_ended", "how", how, "action", "starting it again in 1s");
       child.reset();
@@ -266,6 +286,9 @@ struct Dhcp::Impl {
   Subnets served_as;
   std::string last_hosts, last_names, last_opts;
   std::uint64_t starts = 0;
+  bool last_tagged = false;
+  bool child_up = false;
+  bool reload_wanted = false;
   bool scheduled = false;
   bool ready_said = false;
   bool running = false;

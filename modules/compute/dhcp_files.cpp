@@ -1,6 +1,7 @@
 #include "modules/compute/dhcp_files.hpp"
 
 #include <algorithm>
+#include <optional>
 
 namespace calico::compute {
 namespace {
@@ -95,6 +96,15 @@ bool foreign(std::string_view line, const std::map<Ip, Mac>& owner) {
   return it != owner.end() && it->second != *mac;
 }
 
+std::optional<std::uint32_t> most_common_mtu(const Ports& ports) {
+  std::map<std::uint32_t, std::size_t> counts;
+  for (const auto& [key, p] : ports)
+    if (p.mtu) ++counts[*p.mtu];
+  const auto it =
+      std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  return it == counts.end() ? std::nullopt : std::optional(it->first);
+}
+
 template <class F>
 void each_line(std::string_view text, F f) {
   while (!text.empty()) {
@@ -165,8 +175,11 @@ DhcpFiles dhcp_files(const Subnets& subnets, const Ports& ports, const std::set<
   }
   if (v6) f.conf += fmt::format("enable-ra\nra-param={},mtu:off,0\n", device);
 
+  // One MTU for all, and tags only for ports that have another: see DhcpFiles::tagged_hosts.
+  const auto usual_mtu = most_common_mtu(ports);
+  if (usual_mtu) f.opts += fmt::format("option:mtu,{}\n", *usual_mtu);
   for (const auto& [key, p] : ports) {
-    const bool id_ok = safe_id(p.port_id);
+    const bool id_ok = safe_id(p.port_id) && p.mtu && p.mtu != usual_mtu;
     bool any = false;
     for (const auto& ip : p.addresses) {
       const std::string* id = nullptr;
@@ -174,13 +187,14 @@ DhcpFiles dhcp_files(const Subnets& subnets, const Ports& ports, const std::set<
       const bool named = safe_name(p.fqdn);
       const auto fqdn = named ? p.fqdn : fmt::format("{}.{}", host_name_of(ip), kDomain);
       const auto label = fqdn.substr(0, fqdn.find('.'));
-      const auto port_tag = id_ok && p.mtu ? fmt::format(",set:port-{}", p.port_id) : "";
+      const auto port_tag = id_ok ? fmt::format(",set:port-{}", p.port_id) : "";
       f.hosts += ip.is_v4() ? fmt::format("{},{},{}{}\n", p.mac, fqdn, ip, port_tag)
                             : fmt::format("{},tag:dhcpv6,{},[{}]{}\n", p.mac, fqdn, ip, port_tag);
       f.names += fmt::format("{}\t{} {}\n", ip, fqdn, label);
       any = true;
     }
-    if (any && id_ok && p.mtu) f.opts += fmt::format("tag:port-{},option:mtu,{}\n", p.port_id, *p.mtu);
+    f.tagged_hosts = f.tagged_hosts || (any && id_ok);
+    if (any && id_ok) f.opts += fmt::format("tag:port-{},option:mtu,{}\n", p.port_id, *p.mtu);
   }
   return f;
 }

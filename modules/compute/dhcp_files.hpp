@@ -41,6 +41,9 @@ struct DhcpFiles {
   std::string conf;                ///< dnsmasq.conf: changes only with the set of subnets
   std::string hosts, names, opts;  ///< dhcp-hostsfile, addn-hosts, dhcp-optsfile
   std::vector<Prefix> gateways;    ///< addresses of the device, host bits kept
+  /// A host carries a tag: dnsmasq 2.90 crashes when it is told to read such hosts again after one took a lease (it
+  /// frees a list that the lease left linked to its stack), so that a change needs a new process.
+  bool tagged_hosts = false;
 };
 /// `served`: ids of the subnets in the configuration (those in use, and those that were). `directory`: where the files
 /// lie.

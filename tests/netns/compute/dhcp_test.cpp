@@ -132,6 +132,25 @@ TEST_F(DhcpTest, AnAddressChangesHandsAndADeadServerComesBack) {
   EXPECT_THAT(lease(), HasSubstr("inet 10.65.0.10/24"));
 }
 
+// dnsmasq 2.90 crashes on SIGHUP over a tagged host with a lease, and dies of a SIGHUP that comes before it is up.
+TEST_F(DhcpTest, MachinesComeAndGoUnderOneServer) {
+  const auto key = std::string(kEndpoints) + "host--1-openstack-d-p";
+  view_.set(key, wep("fa:16:3e:00:00:0a", "tapa", R"("10.65.0.10/32")"));
+  ASSERT_NO_FATAL_FAILURE(start());
+  view_.set(std::string(kEndpoints) + "host--1-openstack-d-q", wep("fa:16:3e:00:00:0b", "tapb", R"("10.65.0.11/32")"));
+  ASSERT_THAT(lease(), HasSubstr("inet 10.65.0.10/24"));
+  const auto other = std::string(kEndpoints) + "host--1-openstack-d-r";
+  for (int i = 0; i < 5; ++i) {
+    view_.set(other, wep("fa:16:3e:00:00:0c", "tapc", R"("10.65.0.12/32")"));
+    ASSERT_TRUE(eventually("three", [&] { return describe().find(R"("ports":3)") != std::string::npos; }));
+    view_.set(other, std::nullopt);
+    ASSERT_TRUE(eventually("two", [&] { return describe().find(R"("ports":2)") != std::string::npos; }));
+  }
+  vm_->run("ip addr flush dev eth0");
+  EXPECT_THAT(lease(), HasSubstr("inet 10.65.0.10/24"));
+  EXPECT_THAT(describe(), HasSubstr(R"("starts":1,)"));
+}
+
 TEST_F(DhcpTest, AStrayOfAnEarlierLifeIsEnded) {
   view_.set(std::string(kEndpoints) + "host--1-openstack-d-p", wep("fa:16:3e:00:00:0a", "tapa", R"("10.65.0.10/32")"));
   std::filesystem::create_directories(dir_);

@@ -131,7 +131,11 @@ class Spine : public testing::Test {
     return test::shell(fmt::format("nsenter --net={} {}", cluster->paths().netns(node), command)).text;
   }
   bool HasRoute(const std::string& node, const Ip& ip) {
-    return InNode(node, "ip route show proto 89").find(ip.to_string() + " ") != std::string::npos;
+    std::string routes = "\n" + InNode(node, "ip route show proto 89");
+    for (char end : {' ', '/'}) {
+      if (routes.find("\n" + ip.to_string() + end) != std::string::npos) return true;
+    }
+    return false;
   }
   // Processes of ours (not dnsmasq and the like) in a node's namespace.
   int processes_of_role(const std::string& node) {

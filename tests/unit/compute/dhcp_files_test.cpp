@@ -36,22 +36,23 @@ DhcpFiles files_of(const Subnets& s, const Ports& p) {
   return dhcp_files(s, p, subnets_in_use(s, p), "/run/d", "ns-calico-dhcp");
 }
 
+// Its tag for each port aside: dnsmasq does not survive reading tagged hosts again (DhcpFiles::tagged_hosts).
 TEST(DhcpFiles, WhatTheRealAgentWrites) {
   Ports p;
   p["a"] = port("03cf514f-a0c1-4dac-8e48-0b4eacd70474", "fa:16:3e:4d:bb:e4", {"10.65.0.11"});
   p["a"].mtu = 1500;
   p["b"] = port("b", "fa:16:3e:89:63:e8", {"10.65.0.17", "fd65::17"});
   const auto f = files_of(subnets(), p);
-  EXPECT_EQ(
-      f.hosts,
-      "fa:16:3e:4d:bb:e4,host-10-65-0-11.openstacklocal,10.65.0.11,set:port-03cf514f-a0c1-4dac-8e48-0b4eacd70474\n"
-      "fa:16:3e:89:63:e8,host-10-65-0-17.openstacklocal,10.65.0.17\n"
-      "fa:16:3e:89:63:e8,tag:dhcpv6,host-fd65--17.openstacklocal,[fd65::17]\n");
+  EXPECT_EQ(f.hosts,
+            "fa:16:3e:4d:bb:e4,host-10-65-0-11.openstacklocal,10.65.0.11\n"
+            "fa:16:3e:89:63:e8,host-10-65-0-17.openstacklocal,10.65.0.17\n"
+            "fa:16:3e:89:63:e8,tag:dhcpv6,host-fd65--17.openstacklocal,[fd65::17]\n");
   EXPECT_EQ(f.opts,
             "tag:subnet-s4,option:dns-server,9.9.9.9\n"
             "tag:subnet-s4,option:router,10.65.0.1\n"
             "tag:subnet-s6,option6:domain-search,openstacklocal\n"
-            "tag:port-03cf514f-a0c1-4dac-8e48-0b4eacd70474,option:mtu,1500\n");
+            "option:mtu,1500\n");
+  EXPECT_FALSE(f.tagged_hosts);
   EXPECT_EQ(f.names,
             "10.65.0.11\thost-10-65-0-11.openstacklocal host-10-65-0-11\n"
             "10.65.0.17\thost-10-65-0-17.openstacklocal host-10-65-0-17\n"
@@ -61,6 +62,20 @@ TEST(DhcpFiles, WhatTheRealAgentWrites) {
   EXPECT_THAT(f.conf, HasSubstr("bridge-interface=ns-calico-dhcp,tap*\n"));
   ASSERT_EQ(f.gateways.size(), 2U);
   EXPECT_EQ(f.gateways[0].to_string(), "10.65.0.1/24");
+}
+
+TEST(DhcpFiles, AnUnusualMtuHasATag) {
+  Ports p;
+  p["a"] = port("a", "fa:16:3e:00:00:01", {"10.65.0.11"});
+  p["b"] = port("b", "fa:16:3e:00:00:02", {"10.65.0.12"});
+  p["c"] = port("c", "fa:16:3e:00:00:03", {"10.65.0.13"});
+  p["a"].mtu = p["b"].mtu = 1500;
+  p["c"].mtu = 8950;
+  const auto f = files_of(subnets(), p);
+  EXPECT_TRUE(f.tagged_hosts);
+  EXPECT_THAT(f.opts, HasSubstr("\noption:mtu,1500\ntag:port-c,option:mtu,8950\n"));
+  EXPECT_THAT(f.hosts, HasSubstr("10.65.0.12\n"));
+  EXPECT_THAT(f.hosts, HasSubstr("10.65.0.13,set:port-c\n"));
 }
 
 TEST(DhcpFiles, OnlySubnetsOfLocalPortsAndOfTheirNetwork) {
