@@ -147,6 +147,7 @@ class Bench {
   std::string fatal, status;
   std::vector<std::string> sets = {"node.name=h"};
   std::atomic<bool> ready = false;
+  std::atomic<bool> block = false, blocked = false;  ///< holds felix's loop at its next status line
   std::mutex mutex;
 
   explicit Bench(bool usable = true) : view(usable) {
@@ -234,8 +235,15 @@ class Bench {
     felix::Engine::Hooks hooks;
     hooks.ready = [this] { ready = true; };
     hooks.status = [this](std::string line) {
-      std::lock_guard lock(mutex);
-      status = std::move(line);
+      {
+        std::lock_guard lock(mutex);
+        status = std::move(line);
+      }
+      if (block.load()) {
+        blocked = true;
+        while (block.load()) std::this_thread::yield();
+        blocked = false;
+      }
     };
     hooks.fatal = [this](std::string why) {
       std::lock_guard lock(mutex);

@@ -1,6 +1,8 @@
 // Felix on a real kernel: traffic with its positive controls, restarts, faults.
 #include "tests/netns/felix/bench.hpp"
 
+#include <fstream>
+
 #include "core/model/compiler.hpp"
 #include "modules/felix/firewall.hpp"
 #include "modules/felix/guard.hpp"
@@ -529,6 +531,32 @@ TEST(Felix, ConfigurationOfTheDatastore) {
   EXPECT_TRUE(eventually("closed again", [&] { return !reaches(a.ns, "192.168.0.11", 8080, 300); }));
   EXPECT_TRUE(b.up(a));
   EXPECT_TRUE(pings(b.out, a.ip));
+}
+
+TEST(Felix, LostEventsAreMadeUpFor) {
+  NEEDS_NETNS();
+  Bench b;
+  Vm a(1), c(2);
+  b.group("open", R"({"action":"Allow"})");
+  for (auto* vm : {&a, &c}) b.plug(*vm);
+  b.endpoint(a, {"open"});
+  ASSERT_NO_FATAL_FAILURE(b.start());
+  ASSERT_TRUE(b.up(a));
+  // Felix's loop stands still while the kernel tells more than its queue holds; what it must know comes last.
+  b.block = true;
+  b.endpoint(c, {"open"});
+  ASSERT_TRUE(eventually("the loop held", [&] { return b.blocked.load(); }));
+  std::string batch;
+  for (int i = 0; i < 30000; ++i) batch += fmt::format("route add 20.{}.{}.0/24 dev eth0\n", i / 250, i % 250);
+  const auto file = "/tmp/calico-felix-" + std::to_string(getpid());
+  std::ofstream(file) << batch;
+  b.host.run("ip -batch " + file);
+  ::unlink(file.c_str());
+  b.host.run("ip route del " + a.ip + "; ip link set " + c.tap + " down");
+  b.block = false;
+  EXPECT_TRUE(eventually("the route again", [&] { return !b.host.run("ip route show " + a.ip).empty(); }));
+  EXPECT_TRUE(eventually("c down", [&] { return b.status_of(c) == R"({"status":"down"})"; }));
+  EXPECT_TRUE(b.up(a));
 }
 
 }  // namespace

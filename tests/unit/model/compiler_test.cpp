@@ -385,6 +385,49 @@ TEST(Compiler, RandomHistoriesEndTheSame) {
   }
 }
 
+TEST(Compiler, DamagedValuesNeverCrash) {
+  std::mt19937 rng(5);
+  auto all = test::openstack_snapshot();
+  for (const auto& w : test::openstack_lifecycle())
+    if (w.value) all.emplace_back(w.key, *w.value);
+  all.emplace_back(node_key("n"), R"({"spec":{"bgp":{"ipv4Address":"10.65.0.11/24","asNumber":64512}}})");
+  auto c = make("host-a");
+  for (int round = 0; round < 30; ++round) {
+    for (const auto& [key, value] : all) {
+      auto k = key, v = value;
+      for (int n = static_cast<int>(rng() % 4); n > 0 && !v.empty(); --n) {
+        const auto at = rng() % v.size();
+        switch (rng() % 4) {
+          case 0:
+            v[at] = static_cast<char>(rng());
+            break;
+          case 1:
+            v.erase(at, 1 + rng() % 5);
+            break;
+          case 2:
+            v.insert(at, 1, "\"{}[]0-:,"[rng() % 9]);
+            break;
+          default:
+            v.resize(at);
+        }
+      }
+      if (rng() % 10 == 0) k[rng() % k.size()] = static_cast<char>(rng());
+      c.update(k, v);
+      (void)parse_subnet(v);
+      (void)parse_agent_status(v);
+      (void)parse_endpoint_status(v);
+      (void)parse_cluster_information(v);
+      (void)parse_felix_configuration(v);
+      (void)parse_live_migration(v);
+      (void)parse_endpoint_status_key(k);
+      (void)Selector::parse(v);
+    }
+    c.flush();
+    expect_consistent(c.ruleset());
+    for (const auto& [key, what] : c.faults()) EXPECT_EQ(what.find('\n'), std::string::npos) << "one line: " << what;
+  }
+}
+
 TEST(Ruleset, RangesAreDisjointAndFew) {
   const auto text = [](std::vector<const char*> nets) {
     std::vector<Prefix> p;
