@@ -120,9 +120,19 @@ Status Demo::read_sessions() {
     if (!sessions) return tl::unexpected(sessions.error());
     for (const auto& n : cluster_->record().nodes) {
       if (n.roles.empty() || n.name == r.name) continue;
-      auto it = std::find_if(sessions->begin(), sessions->end(),
-                             [&](const Session& s) { return s.peer == n.mgmt4.to_string(); });
-      rows.push_back({r.name, n.name, it == sessions->end() ? "no session" : it->state});
+      auto state_with = [&](const Ip& address) {
+        auto it = std::find_if(sessions->begin(), sessions->end(),
+                               [&](const Session& s) { return s.peer == address.to_string(); });
+        return it == sessions->end() ? std::string() : it->state;
+      };
+      // Each family has a session of its own; the second one counts where it exists and where it has to.
+      std::string state = state_with(n.mgmt4);
+      std::string state6 = state_with(n.mgmt6);
+      if (state.empty()) state = "no session";
+      if (state == "Established" && state6 != "Established" && (options_.lab.ipv6 || !state6.empty())) {
+        state = "IPv6: " + (state6.empty() ? "no session" : state6);
+      }
+      rows.push_back({r.name, n.name, state});
     }
   }
   findings_.bgp = std::move(rows);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <cmath>
 
 namespace calico::lab {
 
@@ -61,15 +62,16 @@ std::string to_json(const Findings& f) {
   for (const auto& i : f.instances) {
     json::array ips;
     for (const auto& ip : i.ips) ips.emplace_back(ip);
-    instances.push_back({{"name", i.name},
-                         {"compute", i.compute},
-                         {"interface", i.interface},
-                         {"ip", i.ips.empty() ? "" : i.ips.front()},
-                         {"ips", std::move(ips)},
-                         {"mac", i.mac},
-                         {"security_group", i.security_group},
-                         {"active_ms", i.active_ms < 0 ? json::value(nullptr) : json::value(rounded(i.active_ms))},
-                         {"address_ms", i.address_ms < 0 ? json::value(nullptr) : json::value(rounded(i.address_ms))}});
+    instances.push_back(
+        {{"name", i.name},
+         {"compute", i.compute},
+         {"interface", i.interface},
+         {"ip", i.ips.empty() ? "" : i.ips.front()},
+         {"ips", std::move(ips)},
+         {"mac", i.mac},
+         {"security_group", i.security_group},
+         {"active_ms", i.active_ms < 0 ? json::value(nullptr) : json::value(std::lround(i.active_ms))},
+         {"address_ms", i.address_ms < 0 ? json::value(nullptr) : json::value(std::lround(i.address_ms))}});
   }
   json::array spoof;
   json::array controls;
@@ -87,7 +89,7 @@ std::string to_json(const Findings& f) {
   for (const auto& s : f.rule_change) {
     steps.push_back({{"step", s.step},
                      {"security_group", f.rule_change_group},
-                     {"followed_ms", rounded(s.followed_ms)},
+                     {"followed_ms", std::lround(s.followed_ms)},
                      {"ping", rows_of(f.guests, s.ping)}});
   }
   out["nodes"] = std::move(nodes);

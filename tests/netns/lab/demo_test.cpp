@@ -125,6 +125,32 @@ TEST_F(Demo, FiveComputesTwelveMachines) {
   EXPECT_EQ(leftovers(dir), "");
 }
 
+TEST_F(Demo, ThePlayground) {
+  auto lab = [&](const std::string& words) {
+    auto out = test::shell(fmt::format("{} lab --name {} {}", kNode, name, words));
+    EXPECT_EQ(out.status, 0) << words << ": " << out.text;
+    return out.text;
+  };
+  lab("up --computes 2 --reflectors 1");
+  EXPECT_THAT(lab("vm add web --compute compute-2"), testing::HasSubstr("web on compute-2"));
+  EXPECT_THAT(lab("vm add db"), testing::HasSubstr("db on compute-1")) << "the compute with the fewest";
+  EXPECT_THAT(lab("exec web -- ping -c1 -W5 10.65.0.3"), testing::HasSubstr(" 0% packet loss"));
+  lab("node kill compute-1");
+  EXPECT_THAT(lab("status"), testing::HasSubstr("dead"));
+  EXPECT_THAT(lab("exec web -- ping -c1 -W5 10.65.0.3"), testing::HasSubstr(" 0% packet loss"));
+  lab("node start compute-1");
+  auto status = json::parse(lab("status --json"));
+  EXPECT_EQ(status.at("vms").as_array().size(), 2U);
+  for (const auto& n : status.at("nodes").as_array()) EXPECT_NE(n.at("state").as_string(), "dead");
+  lab("vm del web");
+  EXPECT_THAT(lab("status"), testing::Not(testing::HasSubstr("web ")));
+  EXPECT_EQ(test::shell(fmt::format("{} lab --name {} vm del web", kNode, name)).status, 1);
+  EXPECT_EQ(test::shell(fmt::format("{} lab --name {} vm add web --compute rr-9", kNode, name)).status, 2);
+  lab("node stop compute-2");
+  lab("down");
+  EXPECT_EQ(leftovers(dir), "");
+}
+
 TEST_F(Demo, InterruptedAtAnyMomentCleansUp) {
   for (int ms : {50, 400, 1200, 2500, 4500}) {
     pid_t pid = ::fork();
