@@ -485,7 +485,7 @@ struct Engine::Impl {
       o["running"] = s.tap.running;
       o["error"] = s.error;
       o["notes"] = std::move(notes);
-      // Latency of the current revision; seen and link are microseconds since 1970, the others since seen.
+      // Latency of the current revision: microseconds since 1970, 0 = not yet.
       o["revision"] = t.revision;
       o["seen_us"] = t.seen_us;
       o["link_us"] = t.link_us;

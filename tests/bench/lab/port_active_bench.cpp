@@ -2,9 +2,11 @@
 // machine's start does not count), then the clock runs from the request that binds it to the first answer that says
 // ACTIVE. One at a time, then 50 at once. Also the resident memory of each role. Prints; asserts nothing.
 #include <algorithm>
+#include <boost/json.hpp>
 #include <cstdio>
 
 #include "core/log/log.hpp"
+#include "core/module/control_client.hpp"
 #include "modules/lab/demo.hpp"
 
 using namespace calico;
@@ -20,6 +22,30 @@ void print(const char* what, std::vector<double> v) {
   std::sort(v.begin(), v.end());
   fmt::print("{:<28} n={} p50 {:.1f} ms, p90 {:.1f} ms, p99 {:.1f} ms, max {:.1f} ms\n", what, v.size(),
              v[v.size() / 2], v[v.size() * 9 / 10], v[v.size() * 99 / 100], v.back());
+}
+
+/// The part of it that passed on the computes, as felix keeps it for its endpoints: from the revision seen to the
+/// kernel's acknowledgement, and from there to the status handed to the report.
+void print_breakdown(Cluster& cluster) {
+  std::vector<double> kernel, status;
+  for (const auto& n : cluster.record().nodes) {
+    if (!n.is_compute()) continue;
+    auto reply = module::control_call(cluster.paths().node(n.name) + "/run/calico-node", "GET", "/felix/endpoints");
+    if (!reply || reply->status != 200) {
+      fmt::print("no breakdown of {}: {}\n", n.name, reply ? reply->json : reply.error().what);
+      continue;
+    }
+    const auto answer = boost::json::parse(reply->json);
+    for (const auto& e : answer.at("endpoints").as_array()) {
+      const auto us = [&](const char* key) { return e.at(key).to_number<double>(); };
+      if (us("seen_us") == 0 || us("kernel_us") == 0 || us("status_us") == 0) continue;
+      kernel.push_back((us("kernel_us") - us("seen_us")) / 1000);
+      status.push_back((us("status_us") - us("kernel_us")) / 1000);
+    }
+  }
+  if (kernel.empty()) return;
+  print("  seen -> kernel ack", kernel);
+  print("  kernel ack -> status put", status);
 }
 
 Status run(Cluster& cluster) {
@@ -76,6 +102,7 @@ Status run(Cluster& cluster) {
     one.push_back(ms(api->active_since()[id] - from));
   }
   print("one at a time", one);
+  print_breakdown(cluster);
 
   std::vector<std::pair<std::string, std::string>> ports(kPorts);
   std::vector<double> many;
@@ -91,6 +118,7 @@ Status run(Cluster& cluster) {
     many.push_back(ms(api->active_since()[ports[i].first] - (*from)[i]));
   }
   print("50 at once", many);
+  print_breakdown(cluster);
   for (const auto& n : cluster.record().nodes) {
     if (!n.roles.empty()) {
       fmt::print("resident {:<28} {:.1f} MiB\n", n.roles, static_cast<double>(resident_of(n.process)) / 1048576);
