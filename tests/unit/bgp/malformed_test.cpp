@@ -1,0 +1,326 @@
+/// What an iBGP client can do to a reflector with malformed messages: 48 cases, each on a session of its own, watched
+/// by another client. A bad attribute costs the route, a message that cannot be read costs the session of its sender,
+/// nothing costs anybody else anything.
+#include <random>
+#include <set>
+#include <thread>
+
+#include "raw_peer.hpp"
+
+namespace calico::bgp::test {
+namespace {
+
+enum class Outcome { replaced, withdrawn, unchanged, reset };
+std::ostream& operator<<(std::ostream& o, Outcome v) {
+  static constexpr const char* kNames[] = {"replaced", "withdrawn", "unchanged", "reset"};
+  return o << kNames[static_cast<int>(v)];
+}
+
+struct Attr {
+  std::uint8_t flags, type;
+  std::string value;
+};
+using AttrList = std::vector<Attr>;
+
+AttrList good(std::string med) {
+  return {{0x40, 1, "00"},
+          {0x40, 2, "02 01 0000fde8"},
+          {0x40, 3, "0a000009"},
+          {0x80, 4, std::move(med)},
+          {0x40, 5, "00000064"}};
+}
+Bytes attr_bytes(const AttrList& list) {
+  Bytes out;
+  for (const auto& a : list) {
+    const auto v = hex(a.value);
+    out.push_back(static_cast<std::byte>(a.flags));
+    out.push_back(static_cast<std::byte>(a.type));
+    out.push_back(static_cast<std::byte>(v.size()));
+    out.insert(out.end(), v.begin(), v.end());
+  }
+  return out;
+}
+Bytes update(const Bytes& attributes, std::string_view nlri, std::string_view withdrawn = "") {
+  wire::Writer w(4096);
+  auto m = w.open(2);
+  w.put(hex(withdrawn));
+  w.close(m);
+  m = w.open(2);
+  w.put(attributes);
+  w.close(m);
+  w.put(hex(nlri));
+  return message(2, w.take());
+}
+
+constexpr auto kRoute = "20 0a630001";    // 10.99.0.1/32
+constexpr auto kControl = "20 0a630002";  // 10.99.0.2/32
+
+class MalformedTest : public SpeakersTest {
+ protected:
+  void SetUp() override {
+    SpeakersTest::SetUp();
+    Options o;
+    o.graceful_restart = false;  // a reset must show at once
+    auto& rr = speaker(1, o);
+    auto client = rr.peer(2), observer = rr.peer(3);
+    client.route_reflector_client = observer.route_reflector_client = true;
+    client.passive = true;
+    ASSERT_TRUE(rr.peers({client, observer}));
+    auto& s3 = speaker(3, o);
+    s3.local("10.65.0.3/32");
+    ASSERT_TRUE(s3.peers({s3.peer(1)}));
+    ASSERT_TRUE(wait_for("observer", [&] { return rr.established(3); }));
+  }
+  void TearDown() override {
+    // Whatever was sent, the observer never noticed a session going down.
+    EXPECT_EQ(rr().status(3)->counters.flaps, 0U);
+    SpeakersTest::TearDown();
+  }
+  Speaker& rr() { return *speakers_[0]; }
+  Speaker& observer() { return *speakers_[1]; }
+  std::optional<std::string> seen(std::string_view prefix) {
+    RouteQuery q;
+    q.exact = pfx(prefix);
+    q.with_attributes = true;
+    auto routes = observer().in_loop([&](Engine& e) { return e.routes(q); });
+    if (routes.empty()) return std::nullopt;
+    for (auto& [k, v] : routes[0].attributes)
+      if (k == "BGP.med") return v;
+    return "none";
+  }
+  /// Announces the route with MED 1, sends `bad` (which says MED 2 for it), then a control route: what became of it?
+  Outcome send(const Bytes& bad) {
+    reset_ = {};
+    RawPeer p(2, 1);
+    EXPECT_TRUE(p.connected() && p.handshake());
+    p.send(update(attr_bytes(good("00000001")), kRoute));
+    EXPECT_TRUE(wait_for("first announcement", [&] { return seen("10.99.0.1/32") == "1"; }));
+    p.send(bad);
+    p.send(update(attr_bytes(good("00000001")), kControl));
+    EXPECT_TRUE(wait_for("the control route or the end of the session",
+                         [&] { return seen("10.99.0.2/32").has_value() || !rr().established(2); }));
+    if (!rr().established(2)) {
+      EXPECT_TRUE(p.wait_closed());
+      if (p.notification) reset_ = {p.notification->code, p.notification->subcode};
+      EXPECT_TRUE(wait_for("its routes gone", [&] { return !seen("10.99.0.1/32") && !seen("10.99.0.2/32"); }));
+      return Outcome::reset;
+    }
+    const auto med = seen("10.99.0.1/32");
+    p.close();
+    EXPECT_TRUE(wait_for("session ended", [&] { return !rr().established(2) && !seen("10.99.0.1/32"); }));
+    if (!med) return Outcome::withdrawn;
+    return med == "1" ? Outcome::unchanged : Outcome::replaced;
+  }
+  Outcome with(Attr a) {
+    auto list = good("00000002");
+    bool found = false;
+    for (auto& g : list)
+      if (g.type == a.type) g = a, found = true;
+    if (!found) list.push_back(a);
+    return send(update(attr_bytes(list), kRoute));
+  }
+  Outcome without(std::uint8_t type) {
+    auto list = good("00000002");
+    std::erase_if(list, [&](const Attr& a) { return a.type == type; });
+    return send(update(attr_bytes(list), kRoute));
+  }
+  Outcome with_tail(std::string_view tail) {
+    auto b = attr_bytes(good("00000002"));
+    const auto t = hex(tail);
+    b.insert(b.end(), t.begin(), t.end());
+    return send(update(b, kRoute));
+  }
+  using Code = std::pair<int, int>;
+  Code reset_{};
+};
+
+TEST_F(MalformedTest, Attributes) {
+  const auto withdrawn = Outcome::withdrawn, replaced = Outcome::replaced, reset = Outcome::reset;
+  EXPECT_EQ(send(update(attr_bytes(good("00000002")), kRoute)), replaced) << "the control";
+  EXPECT_EQ(with({0x40, 1, "05"}), withdrawn) << "origin value 5";
+  EXPECT_EQ(with({0x40, 1, "0000"}), withdrawn) << "origin length 2";
+  EXPECT_EQ(with({0x80, 1, "00"}), withdrawn) << "origin flags optional";
+  EXPECT_EQ(with({0x40, 2, "02 05 0000fde8"}), withdrawn) << "as_path segment overrun";
+  EXPECT_EQ(with({0x40, 2, "09 01 0000fde8"}), withdrawn) << "as_path segment type 9";
+  EXPECT_EQ(with({0x40, 2, "02 00"}), withdrawn) << "as_path empty segment";
+  EXPECT_EQ(with({0x40, 3, "0a0000"}), withdrawn) << "next_hop length 3";
+  EXPECT_EQ(with({0x40, 3, "00000000"}), withdrawn) << "next_hop 0.0.0.0";
+  EXPECT_EQ(with({0x40, 3, "e0000001"}), withdrawn) << "next_hop 224.0.0.1";
+  EXPECT_EQ(with({0x80, 4, "000002"}), withdrawn) << "med length 3";
+  EXPECT_EQ(with({0x40, 5, "000064"}), withdrawn) << "local_pref length 3";
+  EXPECT_EQ(with({0x40, 6, "00"}), replaced) << "atomic_aggregate length 1";
+  EXPECT_EQ(with({0xc0, 7, "0000fde80a"}), replaced) << "aggregator length 5";
+  EXPECT_EQ(with({0xc0, 8, "0001000203"}), withdrawn) << "community length 5";
+  EXPECT_EQ(with({0x80, 9, "0a0000"}), withdrawn) << "originator_id length 3";
+  EXPECT_EQ(with({0x80, 10, "0a00000909"}), withdrawn) << "cluster_list length 5";
+  EXPECT_EQ(with({0xc0, 16, "00020304050607"}), withdrawn) << "ext community length 7";
+  EXPECT_EQ(with({0xc0, 32, "0102030405060708090a0b"}), withdrawn) << "large community length 11";
+  EXPECT_EQ(without(1), withdrawn) << "missing origin";
+  EXPECT_EQ(without(2), withdrawn) << "missing as_path";
+  EXPECT_EQ(without(3), withdrawn) << "missing next_hop";
+  EXPECT_EQ(without(5), withdrawn) << "missing local_pref";
+  EXPECT_EQ(with_tail("80 04 04 00000007"), replaced) << "duplicate med";
+  EXPECT_EQ(seen("10.99.0.1/32"), std::nullopt);
+  const std::string reach = "80 0e 1a 0002 01 10 20010db8000000000000000000000001 00 20 20010db8 ";
+  EXPECT_EQ(with_tail(reach), replaced) << "MP_REACH once, the control";
+  EXPECT_EQ(with_tail(reach + reach), reset) << "duplicate MP_REACH";
+  EXPECT_EQ(reset_, Code(3, 1));
+  EXPECT_EQ(with_tail("c0 08 ff 00010002"), withdrawn) << "attribute overruns the block";
+  EXPECT_EQ(with({0x40, 99, "00"}), withdrawn) << "unknown well-known attribute 99";
+  EXPECT_EQ(with({0xc0, 99, "0102"}), replaced) << "unknown optional transitive 99";
+  EXPECT_EQ(with({0x80, 98, "0102"}), replaced) << "unknown optional non-transitive 98";
+}
+
+TEST_F(MalformedTest, LoopsAreNotUsed) {
+  EXPECT_EQ(with({0x40, 2, "02 02 0000fde8 0000fc00"}), Outcome::withdrawn) << "own AS in the path";
+  EXPECT_EQ(with({0x80, 9, "0a000001"}), Outcome::withdrawn) << "own router id as originator";
+  EXPECT_EQ(with({0x80, 10, "0a000001"}), Outcome::withdrawn) << "own cluster id in cluster_list";
+}
+
+TEST_F(MalformedTest, WhatCannotBeReadEndsTheSession) {
+  const auto attributes = attr_bytes(good("00000002"));
+  EXPECT_EQ(send(update(attributes, "21 0a63000100")), Outcome::reset) << "nlri prefix length 33";
+  EXPECT_EQ(reset_, Code(3, 10));
+  EXPECT_EQ(send(update(attributes, "20 0a6300")), Outcome::reset) << "nlri truncated";
+  EXPECT_EQ(reset_, Code(3, 10));
+  EXPECT_EQ(send(message(2, hex("00ff 0000"))), Outcome::reset) << "withdrawn length overrun";
+  EXPECT_EQ(reset_, Code(3, 1));
+  EXPECT_EQ(send(message(2, hex("0000 00ff 40"))), Outcome::reset) << "attr length overrun";
+  EXPECT_EQ(reset_, Code(3, 1));
+  auto bad = update(attributes, kRoute);
+  bad[3] = std::byte{0};
+  EXPECT_EQ(send(bad), Outcome::reset) << "bad marker";
+  EXPECT_EQ(reset_, Code(1, 1));
+  const std::string marker = "ffffffffffffffffffffffffffffffff";
+  EXPECT_EQ(send(hex(marker + "0012 04")), Outcome::reset) << "header length 18";
+  EXPECT_EQ(reset_, Code(1, 2));
+  EXPECT_EQ(send(hex(marker + "1388 02")), Outcome::reset) << "header length 5000";
+  EXPECT_EQ(reset_, Code(1, 2));
+  EXPECT_EQ(send(hex(marker + "0013 09")), Outcome::reset) << "message type 9";
+  EXPECT_EQ(reset_, Code(1, 3));
+  EXPECT_EQ(send(hex(marker + "0014 04 00")), Outcome::reset) << "keepalive length 20";
+  EXPECT_EQ(reset_, Code(1, 2));
+}
+
+TEST_F(MalformedTest, Opens) {
+  const auto answer = [&](const Bytes& open_body) {
+    RawPeer p(2, 1);
+    EXPECT_TRUE(p.connected());
+    p.send(message(1, open_body));
+    EXPECT_TRUE(p.wait_closed());
+    return p.notification ? Code(p.notification->code, p.notification->subcode) : Code();
+  };
+  EXPECT_EQ(answer(hex("03 fc00 005a 0a000002 00")), Code(2, 1)) << "version 3";
+  EXPECT_EQ(answer(hex("04 fde8 005a 0a000002 00")), Code(2, 2)) << "wrong AS";
+  EXPECT_EQ(answer(hex("04 fc00 0001 0a000002 00")), Code(2, 6)) << "hold time 1";
+  EXPECT_EQ(answer(hex("04 fc00 005a 00000000 00")), Code(2, 3)) << "router id 0";
+  EXPECT_EQ(answer(hex("04 fc00 005a 0a000001 00")), Code(2, 3)) << "router id = ours";
+  EXPECT_EQ(answer(hex("04 fc00 005a 0a000002 02 02 06")), Code(2, 0)) << "param overrun";
+  EXPECT_EQ(answer(hex("04 fc00 005a 0a000002 05 02 03 41 04 00")), Code(2, 0)) << "capability overrun";
+  RawPeer p(2, 1);
+  EXPECT_TRUE(p.handshake()) << "the control";
+}
+
+TEST_F(MalformedTest, GarbageAndHalfMessages) {
+  std::mt19937 random(3);
+  for (int i = 0; i < 50; ++i) {
+    RawPeer p(2, 1);
+    if (i % 2 == 0) {
+      ASSERT_TRUE(p.handshake());
+    }
+    Bytes junk(1 + random() % 5000);
+    for (auto& b : junk) b = static_cast<std::byte>(random());
+    p.send(junk);
+    EXPECT_TRUE(p.wait_closed()) << i;
+  }
+  // Half a message and silence: the connection waits, others are served.
+  RawPeer half(2, 1);
+  ASSERT_TRUE(half.handshake());
+  auto m = update(attr_bytes(good("00000001")), kRoute);
+  const Bytes rest(m.begin() + 30, m.end());
+  m.resize(30);
+  half.send(m);
+  observer().local("10.65.0.33/32");
+  EXPECT_TRUE(half.wait(MessageType::update));
+  half.send(rest);
+  EXPECT_TRUE(wait_for("the other half", [&] { return seen("10.99.0.1/32").has_value(); }));
+}
+
+TEST_F(MalformedTest, BytesOneByOne) {
+  RawPeer p(2, 1);
+  const int one = 1;
+  ::setsockopt(p.fd(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  auto stream = encode_open(p.open_message());
+  for (const auto& m : {encode_keepalive(), update(attr_bytes(good("00000001")), kRoute)})
+    stream.insert(stream.end(), m.begin(), m.end());
+  for (auto b : stream) ASSERT_TRUE(p.send({b}));
+  EXPECT_TRUE(wait_for("route", [&] { return seen("10.99.0.1/32") == "1"; }));
+}
+
+TEST_F(MalformedTest, HoldTimerOfASilentPeer) {
+  RawPeer p(2, 1);
+  auto o = p.open_message();
+  o.hold_time_s = 3;
+  ASSERT_TRUE(p.handshake(o));
+  ASSERT_TRUE(p.wait_closed(8s));
+  ASSERT_TRUE(p.notification);
+  EXPECT_EQ(p.notification->code, 4);
+}
+
+TEST_F(MalformedTest, APeerThatDoesNotReadDelaysNobody) {
+  auto& s4 = speaker(4);
+  auto list = std::vector{rr().peer(2), rr().peer(3), rr().peer(4), rr().peer(5)};
+  for (auto& c : list) c.route_reflector_client = true;
+  list[0].passive = list[3].passive = true;
+  ASSERT_TRUE(rr().peers(list));
+  ASSERT_TRUE(s4.peers({s4.peer(1)}));
+  RawPeer deaf(2, 1), talker(5, 1);
+  ASSERT_TRUE(deaf.handshake() && talker.handshake());
+  // 6 MB: much more than the buffers between the reflector and the deaf one take.
+  constexpr std::uint32_t kRoutes = 2000;
+  std::thread talk([&] {
+    Attrs a;
+    a.next_hop = own_address(5);
+    a.local_pref = 100;
+    a.communities.resize(3000);
+    for (std::uint32_t i = 0; i < kRoutes; ++i) {
+      a.med = i;
+      wire::Writer block(4096);
+      encode_attributes(block, a);
+      Bytes m;
+      std::size_t n = 0;
+      const std::vector prefix{Prefix::host(Ip::v4(0x0b000000 + i))};
+      EXPECT_TRUE(encode_announce(m, n, Family::v4, block.view(), a.next_hop, prefix));
+      EXPECT_TRUE(talker.send(m));
+    }
+  });
+  EXPECT_TRUE(wait_for("the whole table at another client", [&] { return s4.route_count() == kRoutes + 1; }));
+  talk.join();
+  EXPECT_TRUE(rr().established(2));
+  EXPECT_LT(rr().status(2)->v4.exported, kRoutes) << "the deaf one is not behind, this shows nothing";
+  // What goes while it does not read is not sent to it later.
+  talker.close();
+  EXPECT_TRUE(wait_for("all withdrawn", [&] { return s4.route_count() == 1; }));
+  observer().local("10.65.0.33/32");
+  std::set<Prefix> got;
+  Update u;
+  std::size_t messages = 0;
+  while (!got.contains(pfx("10.65.0.33/32"))) {
+    auto m = deaf.wait(MessageType::update);
+    ASSERT_TRUE(m) << "after " << messages;
+    ++messages;
+    ASSERT_TRUE(decode_update(*m, {}, u));
+    got.insert(u.announced.begin(), u.announced.end());
+    for (const auto& w : u.withdrawn) got.erase(w);
+  }
+  EXPECT_LT(messages, kRoutes);
+  while (got.size() > 2) {
+    auto m = deaf.wait(MessageType::update);
+    ASSERT_TRUE(m) << got.size() << " routes left";
+    ASSERT_TRUE(decode_update(*m, {}, u));
+    for (const auto& w : u.withdrawn) got.erase(w);
+  }
+}
+
+}  // namespace
+}  // namespace calico::bgp::test
