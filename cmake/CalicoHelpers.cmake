@@ -64,6 +64,9 @@ function(calico_test name)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS ${T_LABEL} TIMEOUT ${T_TIMEOUT})
+  if(T_LABEL STREQUAL unit)
+    add_dependencies(calico-unit-tests ${name})
+  endif()
 endfunction()
 
 # calico_add_subfolders(): adds every direct subfolder that has a CMakeLists.txt, sorted.

@@ -27,7 +27,7 @@ if [ $quick = yes ]; then
 fi
 rc=0
 # The sanitized build runs what is pure or in process; namespaces and real peers run in release.
-build asan || exit $?
+build asan calico-unit-tests || exit $?
 say "unit tests under address and undefined behaviour sanitizers"
 ctest --test-dir build/asan --output-on-failure -L unit || rc=1
 if [ $long = yes ]; then

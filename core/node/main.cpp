@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/bgp/birdc/client.hpp"
 #include "core/node/commands.hpp"
 #include "core/node/roles.hpp"
 
@@ -22,12 +23,22 @@ struct Command {
 
 int help(const Invocation& in);
 
+int birdc(const Invocation& in) {
+  std::vector<std::string> words{"birdc"};
+  words.insert(words.end(), in.args.begin(), in.args.end());
+  std::vector<char*> argv;
+  for (auto& w : words) argv.push_back(w.data());
+  argv.push_back(nullptr);
+  return bgp::birdc_main(static_cast<int>(words.size()), argv.data());
+}
+
 constexpr Command kCommands[] = {
     {"role", "run roles in the foreground: role NAME[,NAME…]|installed [--config FILE]… [--set section.key=value]…",
      role_main},
     {"modules", "the modules found: modules [--json]", modules_main},
     {"node", "the cloud's Nodes: node list|delete NAME", node_main},
     {"store", "the datastore, for operators: store status|get KEY|accept", store_main},
+    {"birdc", "BIRD's control protocol: birdc [-s SOCKET] show status|protocols [all] [NAME]|route …", birdc},
     {"help", "this text", help},
 };
 

@@ -76,6 +76,18 @@ TEST(Cli, ModulesOfAnotherBuildAreNamed) {
   EXPECT_THAT(good.output, HasSubstr(R"("name":"test")"));
 }
 
+TEST(Cli, BirdcAlsoByItsOwnName) {
+  const auto absent = std::string("/nonexistent-") + std::to_string(getpid()) + "/bird.ctl";
+  const auto direct = run(kNode + " birdc -s " + absent + " show status");
+  EXPECT_NE(direct.code, 0);
+  EXPECT_THAT(direct.output, HasSubstr(absent));
+  const auto link = std::filesystem::temp_directory_path() / ("calico-cli-" + std::to_string(getpid())) / "birdc";
+  std::filesystem::create_directories(link.parent_path());
+  std::filesystem::create_symlink(kNode, link);
+  EXPECT_EQ(run(link.string() + " -s " + absent + " show status").output, direct.output);
+  std::filesystem::remove_all(link.parent_path());
+}
+
 TEST(Cli, AnAppletIsReachedByNameAndBySymlink) {
   EXPECT_EQ(run(kNode + " --modules " + kModules + "module-good test-applet").code, 0);
   EXPECT_EQ(run(kNode + " --modules " + kModules + "module-good test-applet more").code, 1);
