@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <boost/dll/shared_library.hpp>
 #include <boost/dll/shared_library_load_mode.hpp>
+#include <deque>
 #include <filesystem>
 
 namespace calico::module {
@@ -25,8 +26,9 @@ Result<Loaded> load(const std::string& file) {
   if (ec) return fail(Errc::not_found, "module {}: {}", file, ec.message());
 
   boost::dll::fs::error_code error;
-  // Leaked on purpose: never unloaded (core/module/README.md).
-  auto* library = new boost::dll::shared_library;
+  // Never unloaded, not even at exit (core/module/README.md).
+  static auto& loaded = *new std::deque<boost::dll::shared_library>;
+  auto* library = &loaded.emplace_back();
   library->load(boost::dll::fs::path(path.string()), error,
                 boost::dll::load_mode::rtld_now | boost::dll::load_mode::rtld_local);
   if (error) return fail(Errc::unsupported, "module {} cannot be loaded: {}", path.string(), error.message());
