@@ -77,8 +77,8 @@ json::object extension_json(const Extension& e) {
           {"links", json::array()}};
 }
 
-Outcome answer(int status, const json::value& body) { return {status, json::serialize(body), {}, {}}; }
-Outcome answer(const ApiError& e) { return {e.status, error_body(e), {}, {}}; }
+Outcome answer(int status, const json::value& body) { return {status, json::serialize(body), {}, {}, {}}; }
+Outcome answer(const ApiError& e) { return {e.status, error_body(e), {}, {}, {}}; }
 
 std::vector<std::string_view> split(std::string_view path) {
   std::vector<std::string_view> parts;
@@ -161,9 +161,18 @@ Reply<Outcome> Api::dispatch(const Request& request, std::string_view id, Change
       }
       auto found = list<R>(request.query, view, fmt::format("{}/v2.0/{}", request.base, kNames.many));
       if (!found) return tl::unexpected(found.error());
-      json::object body{{kNames.list_key, std::move(found->items)}};
-      if (!found->links.empty()) body[fmt::format("{}_links", kNames.list_key)] = std::move(found->links);
-      return answer(200, body);
+      std::string tail = "]";
+      if (!found->links.empty())
+        tail += fmt::format(",\"{}_links\":{}", kNames.list_key, json::serialize(found->links));
+      Outcome out{200, fmt::format("{{\"{}\":{}", kNames.list_key, json::serialize(found->items)), {}, {}, {}};
+      out.body.pop_back();
+      tail += "}";
+      if (found->rest.empty())
+        out.body += tail;
+      else
+        out.rest =
+            Rest{kind_of<R>(), std::move(found->rest), 0, std::move(view.fields), request.caller, std::move(tail)};
+      return out;
     }
     if (request.method != "POST") return method_not_allowed("GET, POST");
     auto body = parse_body(request.body);
@@ -211,7 +220,7 @@ Reply<Outcome> Api::dispatch(const Request& request, std::string_view id, Change
   if (request.method == "DELETE") {
     const R before = *found;
     if (auto r = remove(change, before, request.caller); !r) return tl::unexpected(r.error());
-    return Outcome{204, {}, {}, {}};
+    return Outcome{204, {}, {}, {}, {}};
   }
   auto body = parse_body(request.body);
   if (!body) return tl::unexpected(body.error());
@@ -236,6 +245,43 @@ Outcome Api::collection(const Request& request, std::string_view id) {
   return std::move(*out);
 }
 
+template <class R>
+void Api::more_of(Outcome& outcome) const {
+  auto& rest = *outcome.rest;
+  View view{state_, feedback_, rest.caller, rest.fields};
+  auto end = std::min(rest.ids.size(), rest.next + kListTurn);
+  for (; rest.next < end; ++rest.next) {
+    const R* r = state_.find<R>(rest.ids[rest.next]);
+    if (!r || !visible(*r, view)) continue;
+    outcome.body += ',';
+    outcome.body += json::serialize(show(*r, view));
+  }
+}
+
+void Api::more(Outcome& outcome) const {
+  if (!outcome.rest) return;
+  switch (outcome.rest->kind) {
+    case Kind::network:
+      more_of<Network>(outcome);
+      break;
+    case Kind::subnet:
+      more_of<Subnet>(outcome);
+      break;
+    case Kind::port:
+      more_of<Port>(outcome);
+      break;
+    case Kind::group:
+      more_of<SecurityGroup>(outcome);
+      break;
+    case Kind::rule:
+      more_of<Rule>(outcome);
+      break;
+  }
+  if (outcome.rest->next < outcome.rest->ids.size()) return;
+  outcome.body += outcome.rest->tail;
+  outcome.rest.reset();
+}
+
 Outcome Api::agents(const Request& request, std::string_view id) {
   View view = view_of(request.caller);
   if (!request.caller.admin)
@@ -244,6 +290,11 @@ Outcome Api::agents(const Request& request, std::string_view id) {
     if (request.method != "GET") return method_not_allowed("GET");
     auto found = list<Agent>(request.query, view, request.base + "/v2.0/agents");
     if (!found) return answer(found.error());
+    for (const auto& rest : found->rest) {
+      for (const auto& [host, a] : feedback_.agents()) {
+        if (a.id == rest) found->items.push_back(show(a, view));
+      }
+    }
     json::object body{{"agents", std::move(found->items)}};
     if (!found->links.empty()) body["agents_links"] = std::move(found->links);
     return answer(200, body);
@@ -258,7 +309,7 @@ Outcome Api::agents(const Request& request, std::string_view id) {
   if (request.method != "DELETE") return method_not_allowed("GET, DELETE");
   // The host leaves the cloud by intent: its Node goes, so that the others end their sessions with it, and what it
   // reported. An agent that runs comes back with its next heartbeat.
-  Outcome out{204, {}, {}, {}};
+  Outcome out{204, {}, {}, {}, {}};
   out.commit.intents.push_back(translator_.removal("/calico/resources/v3/projectcalico.org/nodes/" + agent->host));
   out.commit.removed_prefixes.push_back(feedback_.host_prefix(agent->host));
   return out;

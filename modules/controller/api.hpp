@@ -40,11 +40,22 @@ struct Commit {
   bool empty() const { return rows.empty() && intents.empty() && removed_prefixes.empty(); }
 };
 
+/// What is left of a long list; Api::more() builds on.
+struct Rest {
+  Kind kind;
+  std::vector<std::string> ids;
+  std::size_t next = 0;
+  std::set<std::string, std::less<>> fields;
+  Caller caller;
+  std::string tail;  ///< ends the body
+};
+
 struct Outcome {
   int status = 200;
   std::string body;   ///< JSON; empty for 204
   std::string allow;  ///< with 405
   Commit commit;
+  std::optional<Rest> rest;  ///< the body is not whole yet
 };
 
 struct Generators {
@@ -69,8 +80,13 @@ class Api {
       Generators generators = Generators::random());
 
   Outcome handle(const Request& request);
+  /// Appends the next items of a long list to its body; `rest` is gone when it is whole. What was deleted meanwhile is
+  /// left out.
+  void more(Outcome& outcome) const;
 
  private:
+  template <class R>
+  void more_of(Outcome& outcome) const;
   template <class R>
   Outcome collection(const Request& request, std::string_view id);
   template <class R>

@@ -447,7 +447,12 @@ Reply<Listing> list(const Query& query, View& view, const std::string& base) {
   for (auto& f : values_of(query, "fields")) {
     if (!f.empty()) view.fields.insert(std::move(f));
   }
-  for (std::size_t i = first; i < count; ++i) out.items.push_back(show(*found[i], view));
+  for (std::size_t i = first; i < count; ++i) {
+    if (out.items.size() < kListTurn)
+      out.items.push_back(show(*found[i], view));
+    else
+      out.rest.push_back(found[i]->id);
+  }
   if (limit > 0 && count < found.size() && count > first) {
     std::string href = base + "?";
     for (const auto& [key, value] : query) {

@@ -42,9 +42,13 @@ bool visible(const SecurityGroup& g, const View& view);
 bool visible(const Rule& r, const View& view);
 bool visible(const Agent& a, const View& view);
 
+/// Items built in one turn of the loop, a millisecond or two; a longer list is made in several.
+inline constexpr std::size_t kListTurn = 200;
+
 struct Listing {
   json::array items;
-  json::array links;  ///< empty without limit
+  std::vector<std::string> rest;  ///< ids of what is left to build, in order
+  json::array links;              ///< empty without limit
 };
 /// `base` is the collection's address without query, for the links of pages. Errors: 400.
 template <class R>

@@ -1,5 +1,6 @@
 #include "modules/controller/service.hpp"
 
+#include <boost/asio/use_awaitable.hpp>
 #include <boost/json.hpp>
 
 #include "core/http/server.hpp"
@@ -362,6 +363,10 @@ class Service::Impl {
         ApiError error{503, "ServiceUnavailable", "Nothing was changed: " + kept.error().what};
         co_return response(503, error_body(error));
       }
+    }
+    while (out.rest) {
+      co_await asio::post(loop_.executor(), asio::use_awaitable);  // others have their turn
+      api_.more(out);
     }
     auto r = response(out.status, std::move(out.body));
     if (!allow.empty()) r.headers.set("Allow", allow);

@@ -68,6 +68,10 @@ class Cloud {
     auto out = api.handle(r);
     keep(out.commit);
     last_rows = out.commit.rows.size();
+    for (turns = 1; out.rest; ++turns) {
+      if (between_turns) between_turns();
+      api.more(out);
+    }
     Answer a{out.status, nullptr, out.body};
     if (!out.body.empty()) a.body = json::parse(out.body);
     if (out.status >= 400) {
@@ -110,7 +114,9 @@ class Cloud {
   std::map<std::string, std::string> kv;
   std::vector<std::string> written;  ///< keys put or deleted, in order
   std::size_t last_rows = 0;
-  std::deque<std::string> next_ids;  ///< ids for the next resources, before random ones
+  int turns = 0;                        ///< of the loop, that the last answer took
+  std::function<void()> between_turns;  ///< what others do meanwhile
+  std::deque<std::string> next_ids;     ///< ids for the next resources, before random ones
 
   void keep(const Commit& commit) {
     for (const auto& prefix : commit.removed_prefixes)
