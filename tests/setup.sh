@@ -7,7 +7,7 @@ build_packages="g++ cmake ninja-build ccache pkg-config libboost1.81-dev libboos
 # What the demonstration runs besides our own binary: DHCP server and client, ip.
 demo_packages="iproute2 dnsmasq-base dhcpcd-base procps"
 # Real peers and tools the tests compare with.
-test_packages="bird2 etcd-server etcd-client nftables iputils-ping tcpdump openssl git"
+test_packages="bird2 etcd-server etcd-client python3-etcd3gw nftables iputils-ping tcpdump openssl git"
 
 say() { printf '== %s\n' "$*"; }
 

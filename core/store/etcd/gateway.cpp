@@ -123,6 +123,7 @@ awaitable<void> stream_events(std::shared_ptr<KvWatch> watch, Identity id, Watch
     else
       lines = event_lines(id, call, *batch);
     batch->changes.clear();  // not kept alive by a slow peer
+    // A write is a chunk and holds one line: python's etcd3gw decodes chunks, not lines.
     for (auto& line : lines) {
       auto written = co_await out->write(std::move(line));
       if (!written) {

@@ -10,6 +10,7 @@
 #include "core/wire/base64.hpp"
 #include "tests/support/await.hpp"
 #include "tests/support/certificates.hpp"
+#include "tests/support/command.hpp"
 #include "tests/support/etcd.hpp"
 #include "tests/support/temp_dir.hpp"
 #include "tests/support/wait.hpp"
@@ -389,6 +390,21 @@ TEST_F(GatewayTest, APeerThatDoesNotReadDoesNotHoldUpTheOthers) {
     events += static_cast<int>(json::parse(line).at("result").at("events").as_array().size());
   }
   EXPECT_EQ(events, 17);
+}
+
+// What the Neutron driver and the DHCP agent do, by their own library; on both servers, so that the script is right
+// too.
+TEST_F(GatewayTest, PythonsEtcd3gwIsSatisfied) {
+  const std::string script = "/usr/bin/python3 " CALICO_SOURCE_DIR "/tests/unit/store/etcd3gw_check.py 127.0.0.1 ";
+  Embedded e(runner_.loop());
+  const auto ours = test::run(script + std::to_string(e.endpoint().port) + " long");
+  if (ours.code == 77 || ours.code == 127) GTEST_SKIP() << "SKIPPED: python3-etcd3gw is not installed: " << ours.output;
+  EXPECT_EQ(ours.code, 0) << ours.output;
+  if (!test::Etcd::installed()) GTEST_SKIP() << "SKIPPED: etcd is not installed: only the gateway was asked";
+  test::Etcd real;
+  ASSERT_TRUE(real.running()) << real.log();
+  const auto theirs = test::run(script + std::to_string(real.port()));
+  EXPECT_EQ(theirs.code, 0) << theirs.output;
 }
 
 TEST_F(GatewayTest, HostileBodiesAreAnswered) {
