@@ -188,10 +188,20 @@ void bgp_protocol(Reply& out, const PeerStatus& p, Asn local_as, bool all) {
 
 }  // namespace
 
-void Reply::line(int code, std::string_view text) {
+namespace {
+
+/// Text of a client or a peer must not break the framing of lines.
+std::string printable(std::string_view text) {
   std::string clean(text);
   for (auto& c : clean)
     if (static_cast<unsigned char>(c) < 0x20 && c != '\t') c = '?';
+  return clean;
+}
+
+}  // namespace
+
+void Reply::line(int code, std::string_view text) {
+  const auto clean = printable(text);
   if (code == last_)
     text_ += fmt::format(" {}\n", clean);
   else
@@ -200,7 +210,7 @@ void Reply::line(int code, std::string_view text) {
 }
 
 void Reply::end(int code, std::string_view text) {
-  text_ += fmt::format("{:04} {}\n", code, text);
+  text_ += fmt::format("{:04} {}\n", code, printable(text));
   last_ = -1;
 }
 
