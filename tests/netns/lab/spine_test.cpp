@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
+#include <cstdlib>
 
 #include <sstream>
 
@@ -215,7 +216,9 @@ TEST_F(Spine, ControllerDownWhileAComputeRestarts) {
   ok(cluster->kill("controller-1"));
   ok(cluster->kill("compute-1"));
   ok(cluster->start({"compute-1"}));  // READY=1 with the datastore away
-  Traffic(kLimit);
+  // 30 s; the long run keeps the controller away for as long as CALICO_TEST_OUTAGE says (seconds).
+  const char* outage = std::getenv("CALICO_TEST_OUTAGE");
+  Traffic(outage ? Millis(std::atoi(outage) * 1000) : kLimit);
   EXPECT_EQ(InNode("compute-1", "nft list ruleset"), rules);
   EXPECT_EQ(processes_of_role("compute-1"), 1);
   ok(cluster->start({"controller-1"}));
