@@ -152,7 +152,7 @@ TEST_F(Demo, ThePlayground) {
 }
 
 TEST_F(Demo, InterruptedAtAnyMomentCleansUp) {
-  for (int ms : {50, 400, 1200, 2500, 4500}) {
+  for (int ms : {50, 400, 1000, 1800, 2800}) {
     pid_t pid = ::fork();
     if (pid == 0) {
       ::execl("/bin/sh", "sh", "-c", fmt::format("exec {} lab demo --name {} >/dev/null 2>&1", kNode, name).c_str(),
@@ -161,8 +161,13 @@ TEST_F(Demo, InterruptedAtAnyMomentCleansUp) {
     }
     // The moment is the point of this test: it is what varies, not something waited for.
     ::usleep(static_cast<unsigned>(ms) * 1000);
-    ::kill(pid, SIGINT);
     int status = 0;
+    if (::waitpid(pid, &status, WNOHANG) == pid) {  // a fast machine: it was over before the moment came
+      EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << ms << ": status " << status;
+      EXPECT_EQ(leftovers(dir), "") << ms;
+      continue;
+    }
+    ::kill(pid, SIGINT);
     ASSERT_EQ(::waitpid(pid, &status, 0), pid);
     EXPECT_TRUE(WIFEXITED(status) ? WEXITSTATUS(status) == 130 : WTERMSIG(status) == SIGINT)
         << ms << ": status " << status;

@@ -609,14 +609,17 @@ TEST_F(EtcdClientTest, ManyLoopsAskAtOnce) {
       loops.push_back(std::make_unique<Loop>("caller"));
       loops.back()->start();
       groups.push_back(std::make_unique<TaskGroup>(loops.back()->executor(), "test"));
-      loops.back()->call([&, i] {
+    }
+    for (int i = 0; i < 4; ++i) {
+      Loop* loop = loops[i].get();
+      loop->call([&, i, loop] {
         for (int j = 0; j < 5; ++j)
-          groups[i]->spawn("ask", [&, i]() -> awaitable<void> {
+          groups[i]->spawn("ask", [&, loop]() -> awaitable<void> {
             for (int n = 0; n < 20; ++n) {
               RangeRequest request{.key = "/a", .range_end = {}};
               auto r = co_await c->range(request);
               if (r) ++good;
-              if (!loops[i]->in_loop()) ++strayed;
+              if (!loop->in_loop()) ++strayed;
             }
           });
       });
