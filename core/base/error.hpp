@@ -1,7 +1,7 @@
 #pragma once
 /// Errors as values. Every function that can fail because of the outside world (peer, kernel, disk, user) returns
-/// Result<T> or Status and is marked [[nodiscard]]; broken invariants are assertions; nothing below module/ throws across
-/// its own boundary.
+/// Result<T> or Status and is marked [[nodiscard]]; broken invariants are assertions; nothing below module/ throws
+/// across its own boundary.
 ///
 ///   Result<int> parse(std::string_view s) {
 ///     if (s.empty()) return fail(Errc::invalid, "empty number");

@@ -45,8 +45,7 @@ bool Ip::is_unspecified() const {
 
 bool Ip::is_loopback() const {
   if (is_v4()) return b_[0] == std::byte{127};
-  return std::all_of(b_.begin(), b_.end() - 1, [](std::byte x) { return x == std::byte{0}; }) &&
-         b_[15] == std::byte{1};
+  return std::all_of(b_.begin(), b_.end() - 1, [](std::byte x) { return x == std::byte{0}; }) && b_[15] == std::byte{1};
 }
 
 bool Ip::is_multicast() const {

@@ -1,6 +1,6 @@
 #pragma once
-/// Addresses as values: Ip (IPv4 or IPv6), Prefix (an address and a length), Mac. All are trivially copyable, ordered and
-/// hashable, parse strictly and print in canonical text (RFC 5952 for IPv6).
+/// Addresses as values: Ip (IPv4 or IPv6), Prefix (an address and a length), Mac. All are trivially copyable, ordered
+/// and hashable, parse strictly and print in canonical text (RFC 5952 for IPv6).
 #include <array>
 #include <compare>
 #include <cstddef>

@@ -60,7 +60,8 @@ void TaskGroup::spawn(std::string task, std::function<asio::awaitable<void>()> f
 void TaskGroup::cancel() {
   state_->canceled = true;
   // A handler may erase its own node while we emit: step first.
-  for (auto it = state_->tasks.begin(); it != state_->tasks.end();) (it++)->signal.emit(asio::cancellation_type::terminal);
+  for (auto it = state_->tasks.begin(); it != state_->tasks.end();)
+    (it++)->signal.emit(asio::cancellation_type::terminal);
 }
 
 asio::awaitable<void> TaskGroup::join() {

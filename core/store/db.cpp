@@ -147,7 +147,8 @@ Result<std::unique_ptr<Db>> Db::open(const Options& options) {
     return tl::unexpected<Error>(s.error());
   if (options.read_only) return db;
   // The log of one large burst is not kept at its size for ever.
-  if (auto s = db->exec("PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = 16777216;"); !s) return tl::unexpected<Error>(s.error());
+  if (auto s = db->exec("PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = 16777216;"); !s)
+    return tl::unexpected<Error>(s.error());
   const char* sync =
       options.synchronous == Synchronous::full ? "PRAGMA synchronous = FULL;" : "PRAGMA synchronous = NORMAL;";
   if (auto s = db->exec(sync); !s) return tl::unexpected<Error>(s.error());

@@ -18,8 +18,9 @@ namespace calico::bgp {
 [[nodiscard]] Status set_min_ttl(int fd, Family family, int ttl);
 /// A listener with this remembers each connection's SYN until it is accepted.
 [[nodiscard]] Status set_save_syn(int fd);
-/// The TTL or hop limit the SYN of an accepted connection arrived with; nullopt: not remembered. A connection is accepted
-/// some time after it began, with data in it perhaps: set_min_ttl() alone comes too late for those first segments.
+/// The TTL or hop limit the SYN of an accepted connection arrived with; nullopt: not remembered. A connection is
+/// accepted some time after it began, with data in it perhaps: set_min_ttl() alone comes too late for those first
+/// segments.
 [[nodiscard]] std::optional<int> syn_ttl(int fd);
 /// Binding to an address that the host gets later (boot).
 [[nodiscard]] Status set_free_bind(int fd, Family family);

@@ -7,7 +7,8 @@ namespace calico {
 TEST(Ip, ParsesAndPrintsBothFamilies) {
   EXPECT_EQ(Ip::parse("10.65.0.1")->to_string(), "10.65.0.1");
   EXPECT_EQ(Ip::parse("FD65:0::17")->to_string(), "fd65::17");
-  for (auto bad : {"", "10.65.0", "10.65.0.256", "10.65.0.1 ", "::g", "1:2:3:4:5:6:7:8:9"}) EXPECT_FALSE(Ip::parse(bad)) << bad;
+  for (auto bad : {"", "10.65.0", "10.65.0.256", "10.65.0.1 ", "::g", "1:2:3:4:5:6:7:8:9"})
+    EXPECT_FALSE(Ip::parse(bad)) << bad;
   EXPECT_EQ(Ip::v4(0x0a410001), *Ip::parse("10.65.0.1"));
   EXPECT_EQ(Ip::parse("10.65.0.1")->to_v4(), 0x0a410001U);
 }
@@ -28,12 +29,14 @@ TEST(Prefix, ClearsHostBitsAndContains) {
   EXPECT_EQ(p.last().to_string(), "10.65.255.255");
   EXPECT_EQ(Prefix::parse("fd65::1")->to_string(), "fd65::1/128");
   EXPECT_EQ(Prefix::parse("fd65::ffff/65")->last().to_string(), "fd65::7fff:ffff:ffff:ffff");
-  for (auto bad : {"10.0.0.0/33", "10.0.0.0/", "10.0.0.0/-1", "10.0.0.0/8x", "/8", "::/129"}) EXPECT_FALSE(Prefix::parse(bad)) << bad;
+  for (auto bad : {"10.0.0.0/33", "10.0.0.0/", "10.0.0.0/-1", "10.0.0.0/8x", "/8", "::/129"})
+    EXPECT_FALSE(Prefix::parse(bad)) << bad;
 }
 
 TEST(Mac, ParsesAndPrints) {
   EXPECT_EQ(Mac::parse("FA:16:3e:4D:bb:e4")->to_string(), "fa:16:3e:4d:bb:e4");
-  for (auto bad : {"", "fa:16:3e:4d:bb", "fa-16-3e-4d-bb-e4", "fa:16:3e:4d:bb:g4", "fa:16:3e:4d:bb:e44"}) EXPECT_FALSE(Mac::parse(bad)) << bad;
+  for (auto bad : {"", "fa:16:3e:4d:bb", "fa-16-3e-4d-bb-e4", "fa:16:3e:4d:bb:g4", "fa:16:3e:4d:bb:e44"})
+    EXPECT_FALSE(Mac::parse(bad)) << bad;
 }
 
 }  // namespace calico

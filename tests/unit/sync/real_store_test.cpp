@@ -213,7 +213,8 @@ TEST_P(RealStore, ReportsComeBackAfterALostLeaseAndANewDataDirectory) {
   backend_->start();
   store_->put(kInfoKey, info());
   ASSERT_TRUE(eventually("the reports in the new data directory", all))
-      << service_->view().state().reason << "; " << service_->status().report_error << "; " << store_->range(mine).size();
+      << service_->view().state().reason << "; " << service_->status().report_error << "; "
+      << store_->range(mine).size();
   EXPECT_NE(store_->get(mine + "status")->lease, 0);
 }
 
