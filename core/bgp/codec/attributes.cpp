@@ -364,8 +364,9 @@ bool take_value(AttrBlock& out, std::uint8_t type, View value, const CodecContex
       Aggregator g;
       g.as = Asn{r.be<std::uint32_t>()};
       g.id = r.be<std::uint32_t>();
+      if (g.as.value == 0) return false;  // discarded, so it must not be merged either
       as4_aggregator = g;
-      return g.as.value != 0;
+      return true;
     }
     default:
       return true;

@@ -256,6 +256,17 @@ TEST(BgpAsPath, TwoOctetSpeakers) {
   EXPECT_EQ(back->attrs, a);
 }
 
+TEST(BgpAsPath, AnAggregatorOfAs0IsNotMerged) {
+  // AGGREGATOR of AS_TRANS, AS4_AGGREGATOR of AS 0: discarded (RFC 7607), the 2-octet one stays.
+  auto r = decode_attributes(
+      hex("40 01 01 00  40 02 00  40 05 04 00000064  c0 07 06 5ba0 0a000001  c0 12 08 00000000 0a000001"),
+      {true, false});
+  ASSERT_TRUE(r);
+  EXPECT_FALSE(r->withdraw);
+  EXPECT_EQ(r->discarded, 1U);
+  EXPECT_EQ(r->attrs.aggregator, (Aggregator{Asn{23456}, 0x0a000001}));
+}
+
 // --- UPDATE ---------------------------------------------------------------------------------------------------------
 
 TEST(BgpUpdate, AnnouncementsRoundTrip) {
