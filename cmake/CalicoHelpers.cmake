@@ -29,7 +29,7 @@ endif()
 function(calico_floor name)
   add_library(core-${name} OBJECT ${ARGN})
   target_link_libraries(core-${name} PUBLIC calico-options PRIVATE spdlog::spdlog Boost::json SQLite::SQLite3
-    OpenSSL::SSL PkgConfig::NL)
+    OpenSSL::SSL)
   set_property(GLOBAL APPEND PROPERTY CALICO_FLOORS core-${name})
 endfunction()
 

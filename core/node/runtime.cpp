@@ -36,7 +36,7 @@ std::string joined(const std::vector<std::string>& words) {
 /// says.
 class Runtime final : public module::Context {
  public:
-  explicit Runtime(Plan plan) : plan_(std::move(plan)), config_(plan_.config) {}
+  explicit Runtime(Plan plan) : plan_(std::move(plan)), current_(plan_.config) {}
 
   int run() {
     if (auto ok = prepare(); !ok) return say_failed(ok.error());
@@ -51,11 +51,12 @@ class Runtime final : public module::Context {
     return exit_code_;
   }
 
-  const std::string& node_name() const override { return config_.text("node.name"); }
-  const std::string& state_dir() const override { return config_.text("node.state_dir"); }
-  const std::string& run_dir() const override { return config_.text("node.run_dir"); }
+  const std::string& node_name() const override { return config().text("node.name"); }
+  const std::string& state_dir() const override { return config().text("node.state_dir"); }
+  const std::string& run_dir() const override { return config().text("node.run_dir"); }
   const std::vector<std::string>& roles() const override { return plan_.roles; }
-  const config::Config& config() const override { return config_; }
+  /// What the process started with: it never changes, so any thread may read it.
+  const config::Config& config() const override { return plan_.config; }
   sync::View& view() override { return sync_->view(); }
   sync::Report& report() override { return sync_->report(); }
   store::Datastore& datastore() override { return sync_->datastore(); }
@@ -115,9 +116,9 @@ class Runtime final : public module::Context {
     if (!lock) return tl::unexpected(lock.error());
     lock_.emplace(std::move(*lock));
     log::info("node.start", "version", CALICO_VERSION, "roles", joined(plan_.roles), "name", node_name(), "region",
-              config_.is_set("openstack.region") ? config_.text("openstack.region") : "none", "datastore",
-              config_.is_set("datastore.endpoints") ? config_.text("datastore.endpoints") : "embedded", "peers",
-              config_.sections("bgp.peer").size());
+              config().is_set("openstack.region") ? config().text("openstack.region") : "none", "datastore",
+              config().is_set("datastore.endpoints") ? config().text("datastore.endpoints") : "embedded", "peers",
+              config().sections("bgp.peer").size());
     return {};
   }
 
@@ -127,11 +128,11 @@ class Runtime final : public module::Context {
 
   /// The order matters: what comes later uses what came before; stop_all() goes the other way.
   Status make_shared_parts() {
-    auto datastore = Datastore::open(config_, has_role("controller"), state_dir());
+    auto datastore = Datastore::open(config(), has_role("controller"), state_dir());
     if (!datastore) return tl::unexpected(datastore.error());
     datastore_ = std::move(*datastore);
 
-    const auto& region = config_.text("openstack.region");
+    const auto& region = config().text("openstack.region");
 
     sync::Options options;
     options.datastore = datastore_->shared();
@@ -159,9 +160,13 @@ class Runtime final : public module::Context {
       bgp::Speaker::Hooks hooks;
       hooks.status = [this](std::string line) { status("bgp", std::move(line)); };
       hooks.fatal = [this](std::string reason) { fatal("bgp", std::move(reason)); };
-      auto speaker = bgp::Speaker::create(config_, bgp, sync_->view(), sync_->report(), hooks);
+      auto speaker = bgp::Speaker::create(config(), bgp, sync_->view(), sync_->report(), hooks);
       if (!speaker) return wrap(speaker.error(), "bgp");
       speaker_ = std::move(*speaker);
+      // Here and not in a module: compute and route-reflector share the speaker.
+      control_.handle("GET /bgp", [this](const module::ControlRequest&) {
+        return module::ControlReply{200, speaker_->describe()};
+      });
     }
 
     store_control_ = std::make_unique<StoreControl>(*sync_, region, control_);
@@ -200,7 +205,7 @@ class Runtime final : public module::Context {
         return fail(Errc::unavailable, "module {}: {}", m.table->name,
                     create_failure_.empty() ? "could not be created" : create_failure_);
       running_.push_back({m.table, object});
-      if (auto ok = object->configure(config_); !ok) return wrap(ok.error(), fmt::format("module {}", m.table->name));
+      if (auto ok = object->configure(current_); !ok) return wrap(ok.error(), fmt::format("module {}", m.table->name));
     }
     for (auto& r : running_)
       if (auto ok = r.object->start(); !ok) return wrap(ok.error(), fmt::format("module {}", r.table->name));
@@ -242,22 +247,23 @@ class Runtime final : public module::Context {
     for (const auto* row : loaded.config.schema().rows()) {
       const std::string_view name = row->name;
       if (row->reload == config::Reload::restart && name.find('*') == std::string_view::npos &&
-          loaded.config.text(name) != config_.text(name))
+          loaded.config.text(name) != config().text(name))
         log::warn("config.needs_restart", "key", name, "value", loaded.config.text(name));
     }
-    config_ = std::move(loaded.config);
+    current_ = std::move(loaded.config);
     for (auto& r : running_)
-      if (auto ok = r.object->reconfigure(config_); !ok)
+      if (auto ok = r.object->reconfigure(current_); !ok)
         log::error("config.refused", "module", r.table->name, "reason", ok.error().what);
     log::info("config.reloaded");
   }
 
   void stop_all() {
     notify("STOPPING=1");
+    // First the operator's socket: its handlers belong to modules and ask their loops.
+    control_.stop();
     for (auto r = running_.rbegin(); r != running_.rend(); ++r) r->object->stop();
     for (auto r = running_.rbegin(); r != running_.rend(); ++r) r->table->destroy(r->object);
     running_.clear();
-    control_.stop();
     store_control_.reset();
     speaker_.reset();
     sync_state_.reset();
@@ -268,7 +274,7 @@ class Runtime final : public module::Context {
   }
 
   Plan plan_;
-  config::Config config_;
+  config::Config current_;  // what the last reload gave the modules; main thread
   asio::io_context io_{1};
   asio::signal_set signals_{io_, SIGTERM, SIGINT, SIGHUP};
   std::optional<store::StateLock> lock_;

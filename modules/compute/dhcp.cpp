@@ -72,10 +72,11 @@ struct Dhcp::Impl {
       else
         on_endpoint(u);
     }
-    schedule();
+    if (!std::exchange(seen_first, true)) schedule();
   }
 
   void on_subnet(const sync::Update& u, const std::string& id) {
+    schedule();
     if (!u.value) {
       subnets.erase(id);
     } else if (auto s = model::parse_subnet(*u.value)) {
@@ -91,7 +92,8 @@ struct Dhcp::Impl {
   void on_endpoint(const sync::Update& u) {
     const auto name = u.key.substr(u.key.rfind('/') + 1);
     const auto id = model::parse_wep_name(name);
-    if (!id || id->host != options.node) return;
+    if (!id || id->host != options.node) return;  // the cloud's other endpoints cost a look at their name
+    schedule();
     ports.erase(u.key);
     if (!u.value) return;
     auto port = dhcp_port(*u.value);
@@ -290,6 +292,7 @@ struct Dhcp::Impl {
   bool child_up = false;
   bool reload_wanted = false;
   bool scheduled = false;
+  bool seen_first = false;
   bool ready_said = false;
   bool running = false;
 };

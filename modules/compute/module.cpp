@@ -27,9 +27,6 @@ class ComputeModule final : public module::Module {
   Status start() override {
     if (auto ok = context_.speaker().start(); !ok) return wrap(ok.error(), "bgp");
     speaker_started_ = true;
-    context_.control().handle("GET /bgp", [this](const module::ControlRequest&) {
-      return module::ControlReply{200, context_.speaker().describe()};
-    });
     Dhcp::Options options;
     options.node = context_.node_name();
     options.region = region_;

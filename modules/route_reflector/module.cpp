@@ -20,9 +20,6 @@ class RouteReflectorModule final : public module::Module {
   Status start() override {
     if (auto ok = context_.speaker().start(); !ok) return wrap(ok.error(), "bgp");
     started_ = true;
-    context_.control().handle("GET /bgp", [this](const module::ControlRequest&) {
-      return module::ControlReply{200, context_.speaker().describe()};
-    });
     context_.ready("route_reflector");
     return {};
   }

@@ -4,11 +4,13 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <filesystem>
 #include <fstream>
 #include <future>
+#include <thread>
 
 #include "core/loop/child_process.hpp"
 #include "core/loop/loop.hpp"
@@ -78,9 +80,17 @@ TEST_F(ProcessTest, OneProcessAStateDirectoryAndAnOrderlyEnd) {
   // The first one did not notice.
   const auto status = kNode + " store status --run-dir " + (dir_ / "run").string();
   EXPECT_TRUE(eventually("the first one in sync", [&] { return test::run(status).code == 0; }));
+  // Asked all through its end: the socket must go before the modules that answer on it.
+  std::atomic<bool> asking{true};
+  std::thread curious([&] {
+    while (asking) (void)module::control_call((dir_ / "run").string(), "GET", "/controller");
+  });
   loop_.call([this] { child_->signal(SIGTERM); });
   auto end = ended_.get_future();
-  ASSERT_EQ(end.wait_for(std::chrono::seconds(30)), std::future_status::ready) << "did not end in 30 s";
+  const auto in_time = end.wait_for(std::chrono::seconds(30));
+  asking = false;
+  curious.join();
+  ASSERT_EQ(in_time, std::future_status::ready) << "did not end in 30 s";
   EXPECT_EQ(end.get(), "exited 0");
   // What it held is free again.
   ASSERT_NO_FATAL_FAILURE(loop_.call([this] { child_.reset(); }));
