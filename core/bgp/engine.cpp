@@ -19,8 +19,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 namespace {
-constexpr std::size_t kDirtyBudget = 2000;  // prefixes decided a turn
-constexpr std::size_t kSendBudget = 4000;   // prefixes offered to one peer a turn
+constexpr std::size_t kBudget = 16384;  // prefixes decided, and encoded for a group, a turn
 constexpr int kBacklog = 4096;              // a reflector's clients come back all at once
 constexpr Family kFamilies[] = {Family::v4, Family::v6};
 
@@ -69,7 +68,7 @@ EngineCore::EngineCore(Loop& loop, Options options)
 EngineCore::~EngineCore() {
   graveyard_.clear();
   peers_.clear();
-  clear_export_cache();
+  groups_.clear();
 }
 
 std::uint32_t EngineCore::now_ms() const {
@@ -382,8 +381,6 @@ void EngineCore::end_deferral() {
   if (!deferring_) return;
   deferring_ = false;
   restarting_ = false;
-  for (auto& [ip, peer] : peers_)
-    if (peer->up()) peer->queue_all();
   schedule_flush();
 }
 
@@ -465,9 +462,9 @@ void EngineCore::schedule_flush() {
 void EngineCore::flush() {
   flush_posted_ = false;
   if (stopping_ || deferring_ || !started_) return;
-  bool more = rib_.take_dirty(kDirtyBudget, [this](PrefixId id) { decide(id); });
-  for (auto& [ip, peer] : peers_) more |= peer->push_out(kSendBudget);
-  clear_export_cache();
+  bool more = rib_.take_dirty(kBudget, [this](PrefixId id) { decide(id); });
+  for (auto& group : groups_) more |= group->produce(kBudget);
+  for (auto& [ip, peer] : peers_) more |= peer->push_out();
   if (sink_ != nullptr) {
     sink_->flush();
     if (sweep_due_ && !converged_ && !rib_.dirty()) sink_->sweep();
@@ -482,8 +479,7 @@ void EngineCore::flush() {
 void EngineCore::decide(PrefixId id) {
   const auto best = rib_.select(id);
   rib_.set_best(id, best);
-  for (auto& [ip, peer] : peers_)
-    if (peer->up()) peer->queue(id);
+  for (auto& group : groups_) group->queue(id);
   if (sink_ != nullptr) tell_fib(id, best);
 }
 
@@ -492,8 +488,7 @@ void EngineCore::tell_fib(PrefixId id, PathId best) {
   Told next;
   if (best != kNone && rib_.path(best).peer != kLocalPeer) {
     const auto& p = rib_.path(best);
-    const auto* hop = rib_.hop(p);
-    next = {p.attr, p.peer, p.hop, hop->version, p.stale};
+    next = {p.attr, p.peer, rib_.hop(p)->version, p.stale != 0};
   }
   auto& old = told_[id];
   if (next == old) return;
@@ -506,14 +501,12 @@ void EngineCore::tell_fib(PrefixId id, PathId best) {
   if (has) {
     const auto& p = rib_.path(best);
     const auto& set = attrs_.at(p.attr);
-    const auto peer =
-        std::find_if(peers_.begin(), peers_.end(), [&](const auto& e) { return e.second->rib_id() == p.peer; });
     BestRoute r;
     r.next_hops.push_back(rib_.hop(p)->resolved);
     r.bgp_next_hop = set.next_hop;
-    if (peer != peers_.end()) r.from = peer->second->config().name;
+    if (const auto* peer = peer_of(p.peer)) r.from = peer->config().name;
     r.internal = rib_.peer(p.peer).kind == Source::Kind::internal;
-    r.stale = p.stale;
+    r.stale = p.stale != 0;
     r.local_pref = set.local_pref;
     route = std::move(r);
   }
@@ -521,38 +514,21 @@ void EngineCore::tell_fib(PrefixId id, PathId best) {
   if (had && !has) rib_.unpin(id);
 }
 
-std::uint32_t EngineCore::group_of(const Target& target) {
-  for (std::uint32_t i = 0; i < groups_.size(); ++i)
-    if (groups_[i] == target) return i;
-  groups_.push_back(target);
-  return static_cast<std::uint32_t>(groups_.size() - 1);
+UpdateGroup& EngineCore::group_for(const Target& target) {
+  for (auto& g : groups_)
+    if (g->target() == target) return *g;
+  auto& g = *groups_.emplace_back(std::make_unique<UpdateGroup>(rib_, attrs_, speaker_, target));
+  g.begin();
+  return g;
 }
 
-void EngineCore::clear_export_cache() {
-  for (auto& [key, id] : export_cache_) attrs_.unref(id);
-  export_cache_.clear();
+void EngineCore::drop_if_empty(const UpdateGroup& group) {
+  if (group.empty()) std::erase_if(groups_, [&](const auto& g) { return g.get() == &group; });
 }
 
-AttrId EngineCore::export_for(const Peer& peer, PrefixId id) {
-  const auto best = rib_.best(id);
-  if (best == kNone || !peer.exports()) return kNoAttr;
-  const auto& path = rib_.path(best);
-  if (path.peer == peer.rib_id()) return kNoAttr;
-  const auto& set = attrs_.at(path.attr);
-  const auto& rp = rib_.peer(path.peer);
-  const Source source{rp.kind, rp.client, rp.router_id};
-  if (!may_export(source, peer.target(), set.no_export, set.no_advertise)) return kNoAttr;
-  // The originator would drop it (RFC 4456 8).
-  if (peer.target().internal && set.originator_id == peer.remote_id()) return kNoAttr;
-  const auto family = rib_.prefix(id).family();
-  // A local set without a next hop serves both families and becomes two.
-  const ExportKey key{path.attr, path.peer, peer.group() * 2 + static_cast<std::uint32_t>(fam(family))};
-  auto [it, added] = export_cache_.try_emplace(key, kNoAttr);
-  if (added)
-    if (auto out = export_route(attrs_.decode(path.attr), family, source, peer.target(), speaker_))
-      it->second = attrs_.intern(*out);
-  if (it->second != kNoAttr) attrs_.ref(it->second);
-  return it->second;
+void EngineCore::add_rib_peer(RibPeerId id, Peer* peer) {
+  if (id >= by_rib_id_.size()) by_rib_id_.resize(id + 1);
+  by_rib_id_[id] = peer;
 }
 
 // --- snapshots ------------------------------------------------------------------------------------------------------
@@ -580,13 +556,12 @@ RouteInfo EngineCore::route_info(PrefixId id, PathId path_id, bool with_attribut
   const auto& set = attrs_.at(path.attr);
   RouteInfo r;
   r.prefix = rib_.prefix(id);
-  for (const auto& [ip, peer] : peers_)
-    if (peer->rib_id() == path.peer) {
-      r.peer = peer->config().name;
-      r.from = ip;
-    }
+  if (const auto* peer = peer_of(path.peer)) {
+    r.peer = peer->config().name;
+    r.from = peer->config().address;
+  }
   r.best = rib_.best(id) == path_id;
-  r.stale = path.stale;
+  r.stale = path.stale != 0;
   r.internal = rib_.peer(path.peer).kind != Source::Kind::external;
   r.next_hop = set.next_hop;
   if (const auto* hop = rib_.hop(path)) {

@@ -15,6 +15,7 @@
 #include "core/bgp/engine.hpp"
 #include "core/bgp/restart_marker.hpp"
 #include "core/bgp/rib/rib.hpp"
+#include "core/bgp/rib/update_group.hpp"
 
 namespace calico::bgp {
 
@@ -50,9 +51,10 @@ class EngineCore {
   bool stopping() const { return stopping_; }
   bool deferring() const { return deferring_; }
   Capabilities capabilities(const PeerOptions& peer) const;
-  std::uint32_t group_of(const Target& target);
-  /// What `peer` is to be sent for a prefix now: a set with one reference for the caller, or kNoAttr.
-  AttrId export_for(const Peer& peer, PrefixId id);
+  /// The update group of peers that are treated so.
+  UpdateGroup& group_for(const Target& target);
+  /// A group nobody is in any more goes.
+  void drop_if_empty(const UpdateGroup& group);
   bool may_end_rib() const { return local_complete_ && !deferring_ && !rib_.dirty(); }
   void schedule_flush();
   /// A session came up or went down, or a peer's End-of-RIB arrived.
@@ -60,6 +62,8 @@ class EngineCore {
   /// No session is left from which routes of this AS could come, since when; nullopt: there is one.
   std::optional<TimePoint> isolated_since(Asn as) const;
   void report(PeerEvent::Kind kind, const std::string& peer, std::string text);
+  void add_rib_peer(RibPeerId id, Peer* peer);
+  const Peer* peer_of(RibPeerId id) const { return id < by_rib_id_.size() ? by_rib_id_[id] : nullptr; }
   /// Destroys a dynamic peer once its own work is done.
   void retire(const Peer& peer);
 
@@ -80,7 +84,6 @@ class EngineCore {
   void flush();
   void decide(PrefixId id);
   void tell_fib(PrefixId id, PathId best);
-  void clear_export_cache();
   void arm_deferral();
   void check_convergence();
   void end_deferral();
@@ -123,27 +126,14 @@ class EngineCore {
   struct Told {
     AttrId attr = kNoAttr;
     RibPeerId peer = kNone;
-    HopId hop = kNone;
     std::uint32_t hop_version = 0;
     bool stale = false;
     bool operator==(const Told&) const = default;
   };
   std::vector<Told> told_;
 
-  // Outbound sets made in this flush: (set, source peer, group) -> set. References are held until the flush ends.
-  struct ExportKey {
-    AttrId attr;
-    RibPeerId source;
-    std::uint32_t group;
-    bool operator==(const ExportKey&) const = default;
-  };
-  struct ExportKeyHash {
-    std::size_t operator()(const ExportKey& k) const {
-      return (std::uint64_t{k.attr} << 32 | k.group) * 0x9e3779b97f4a7c15ULL + k.source * 0xc2b2ae3d27d4eb4fULL;
-    }
-  };
-  std::unordered_map<ExportKey, AttrId, ExportKeyHash> export_cache_;
-  std::vector<Target> groups_;
+  std::vector<std::unique_ptr<UpdateGroup>> groups_;
+  std::vector<Peer*> by_rib_id_;
 };
 
 }  // namespace calico::bgp

@@ -2,58 +2,66 @@
 
 #include <algorithm>
 #include <cassert>
+#include <random>
 
 namespace calico::bgp {
 
 namespace {
 constexpr std::uint32_t kNoExport = 0xffffff01, kNoAdvertise = 0xffffff02, kNoExportSubconfed = 0xffffff03;
 
-std::uint64_t hash_of(View blob, const Ip& next_hop) {
+std::uint32_t hash_of(View blob, const Ip& next_hop) {
+  // Peers choose the sets: a value of our own in front keeps the order of the slots ours.
+  static const std::size_t seed = std::random_device{}();
   const std::hash<std::string_view> h;
-  return h(wire::as_text(blob)) * 0x9e3779b97f4a7c15ULL + h(wire::as_text(next_hop.bytes()));
+  const auto x = (h(wire::as_text(blob)) ^ seed) * 0x9e3779b97f4a7c15ULL + h(wire::as_text(next_hop.bytes()));
+  return static_cast<std::uint32_t>(x ^ x >> 32);
 }
 }  // namespace
 
-AttrStore::AttrStore() : index_(16, Hash{this}, Equal{this}) {}
-
-bool AttrStore::Equal::operator()(const Key& k, AttrId id) const {
-  const auto& s = store->sets_[id];
-  return s.hash == k.hash && s.next_hop == *k.next_hop && std::ranges::equal(s.blob, k.blob);
-}
+AttrStore::AttrStore() : slots_(64, kNoAttr) {}
 
 AttrId AttrStore::intern(const Attrs& attrs) {
   // Twice a message: a set that no longer fits a message is kept, but nobody is sent it.
   wire::Writer w(2 * 65535);
   encode_attributes(w, attrs);
-  const Key key{w.view(), &attrs.next_hop, hash_of(w.view(), attrs.next_hop)};
-  if (auto it = index_.find(key); it != index_.end()) {
-    ref(*it);
-    return *it;
+  const auto blob = w.view();
+  const auto hash = hash_of(blob, attrs.next_hop);
+  if ((size_ + 1) * 4 > slots_.size() * 3) grow();
+  auto slot = slot_of(hash);
+  for (; slots_[slot] != kNoAttr; slot = slot_of(slot + 1)) {
+    auto& s = sets_[slots_[slot]];
+    if (s.hash == hash && s.next_hop == attrs.next_hop && std::ranges::equal(s.blob(), blob)) {
+      ++s.refs;
+      return slots_[slot];
+    }
   }
-  AttrSet s;
-  s.blob.assign(w.view().begin(), w.view().end());
+  AttrId id;
+  if (free_.empty()) {
+    id = static_cast<AttrId>(sets_.size());
+    sets_.emplace_back();
+  } else {
+    id = free_.back();
+    free_.pop_back();
+  }
+  auto& s = sets_[id];
+  s.size = static_cast<std::uint32_t>(blob.size());
+  s.bytes = std::make_unique_for_overwrite<std::byte[]>(blob.size());
+  std::ranges::copy(blob, s.bytes.get());
   s.next_hop = attrs.next_hop;
-  s.hash = key.hash;
+  s.hash = hash;
   s.refs = 1;
   s.local_pref = attrs.local_pref.value_or(100);
   s.med = attrs.med.value_or(0);
-  s.path_length = attrs.as_path.length();
+  s.path_length = static_cast<std::uint16_t>(std::min<std::uint32_t>(attrs.as_path.length(), 0xffff));
   s.neighbor_as = attrs.as_path.first().value_or(Asn{0}).value;
-  s.originator_id = attrs.originator_id;
+  s.has_originator = attrs.originator_id.has_value();
+  s.originator_id = attrs.originator_id.value_or(0);
   s.cluster_count = static_cast<std::uint16_t>(std::min<std::size_t>(attrs.cluster_list.size(), 0xffff));
   s.origin = attrs.origin;
   s.no_advertise = attrs.has_community(kNoAdvertise);
   s.no_export = attrs.has_community(kNoExport) || attrs.has_community(kNoExportSubconfed);
-  AttrId id;
-  if (free_.empty()) {
-    id = static_cast<AttrId>(sets_.size());
-    sets_.push_back(std::move(s));
-  } else {
-    id = free_.back();
-    free_.pop_back();
-    sets_[id] = std::move(s);
-  }
-  index_.insert(id);
+  slots_[slot] = id;
+  ++size_;
   return id;
 }
 
@@ -62,19 +70,41 @@ void AttrStore::unref(AttrId id) {
   auto& s = sets_[id];
   assert(s.refs > 0);
   if (--s.refs > 0) return;
-  index_.erase(id);
+  if (on_free_) on_free_(s);
+  auto hole = slot_of(s.hash);
+  while (slots_[hole] != id) hole = slot_of(hole + 1);
+  for (auto at = slot_of(hole + 1); slots_[at] != kNoAttr; at = slot_of(at + 1)) {
+    const auto home = slot_of(sets_[slots_[at]].hash);
+    if (((at - home) & (slots_.size() - 1)) >= ((at - hole) & (slots_.size() - 1))) {
+      slots_[hole] = slots_[at];
+      hole = at;
+    }
+  }
+  slots_[hole] = kNoAttr;
   s = AttrSet{};
   free_.push_back(id);
+  --size_;
 }
 
 Attrs AttrStore::decode(AttrId id) const {
   const auto& s = sets_[id];
   // Always well formed: encode_attributes wrote it. Context: everything allowed.
-  auto block = decode_attributes(s.blob, CodecContext{true, true});
+  auto block = decode_attributes(s.blob(), CodecContext{true, true});
   assert(block && !block->withdraw);
   Attrs a = block ? std::move(block->attrs) : Attrs{};
   a.next_hop = s.next_hop;
   return a;
+}
+
+void AttrStore::grow() {
+  std::vector<AttrId> old(slots_.size() * 2, kNoAttr);
+  old.swap(slots_);
+  for (auto id : old) {
+    if (id == kNoAttr) continue;
+    auto at = slot_of(sets_[id].hash);
+    while (slots_[at] != kNoAttr) at = slot_of(at + 1);
+    slots_[at] = id;
+  }
 }
 
 }  // namespace calico::bgp

@@ -24,12 +24,16 @@ struct Source {
   std::uint32_t router_id = 0;
 };
 
-/// Peers with equal targets get equal attributes: the seed of an update group.
+/// All that decides which routes a peer is sent and in which bytes: peers with equal targets form an update group.
 struct Target {
+  bool exports = true;  ///< false: nothing at all
   bool internal = true;
   bool client = false;
   NextHopMode next_hop = NextHopMode::keep;
   std::optional<Ip> self_v4, self_v6;
+  bool families[2] = {true, true};  ///< v4, v6
+  bool as4 = true;                  ///< both sides announced 4-octet AS numbers
+  std::uint32_t max_message = kMaxMessage;
   bool operator==(const Target&) const = default;
 };
 

@@ -10,6 +10,7 @@ Rib::Rib(AttrStore& attrs, Resolve resolve) : attrs_(attrs), resolve_(std::move(
   local.kind = Source::Kind::local;
   local.used = true;
   peers_.push_back(local);
+  attrs_.on_free([this](AttrSet& s) { hop_unref(s.hop); });
 }
 
 RibPeerId Rib::add_peer(RibPeer peer) {
@@ -30,77 +31,54 @@ void Rib::remove_peer(RibPeerId id) {
 
 // --- prefixes -------------------------------------------------------------------------------------------------------
 
-PrefixId Rib::find(const Prefix& prefix) const {
-  auto it = index_.find(prefix);
-  return it == index_.end() ? kNone : it->second;
-}
-
 PrefixId Rib::longest_match(const Ip& ip) const {
   for (int len = ip.bits(); len >= 0; --len) {
     if (lengths_[fam(ip.family())][len] == 0) continue;
     const auto id = find(Prefix{ip, static_cast<std::uint8_t>(len)}.masked());
-    if (id != kNone && prefixes_[id].first != kNone) return id;
+    if (id != kNone && entries_[id].first != kNone) return id;
   }
   return kNone;
 }
 
 PrefixId Rib::find_or_add(const Prefix& prefix) {
-  const auto fresh = free_prefixes_.empty() ? static_cast<PrefixId>(prefixes_.size()) : free_prefixes_.back();
-  auto [it, added] = index_.try_emplace(prefix, fresh);
-  if (!added) return it->second;
-  if (free_prefixes_.empty())
-    prefixes_.emplace_back();
-  else
-    free_prefixes_.pop_back();
-  auto& e = prefixes_[fresh];
-  e = Entry{};
-  e.prefix = prefix;
-  e.used = true;
-  ++lengths_[fam(prefix.family())][prefix.len];
-  return fresh;
+  const auto [id, added] = table_.find_or_add(prefix);
+  if (added) {
+    entries_.resize(table_.limit());
+    entries_[id] = Entry{};
+    ++lengths_[fam(prefix.family())][prefix.len];
+  }
+  return id;
 }
 
 void Rib::maybe_free(PrefixId id) {
-  auto& e = prefixes_[id];
-  if (!e.used || e.first != kNone || e.dirty || e.pins != 0) return;
-  index_.erase(e.prefix);
-  --lengths_[fam(e.prefix.family())][e.prefix.len];
-  e = Entry{};
-  free_prefixes_.push_back(id);
+  const auto& e = entries_[id];
+  if (e.first != kNone || e.dirty != 0 || e.pins != 0 || !table_.used(id)) return;
+  const auto prefix = table_.at(id);
+  --lengths_[fam(prefix.family())][prefix.len];
+  table_.erase(id);
 }
 
 void Rib::unpin(PrefixId id) {
-  assert(prefixes_[id].pins > 0);
-  if (--prefixes_[id].pins == 0) maybe_free(id);
+  assert(entries_[id].pins > 0);
+  if (--entries_[id].pins == 0) maybe_free(id);
 }
 
 void Rib::make_dirty(PrefixId id) {
-  auto& e = prefixes_[id];
-  if (e.dirty) return;
-  e.dirty = true;
+  auto& e = entries_[id];
+  if (e.dirty != 0) return;
+  e.dirty = 1;
   dirty_.push_back(id);
-}
-
-bool Rib::take_dirty(std::size_t max, const std::function<void(PrefixId)>& f) {
-  // From the back: whoever is made dirty meanwhile waits for the next call at worst.
-  for (std::size_t n = 0; n < max && !dirty_.empty(); ++n) {
-    const auto id = dirty_.back();
-    dirty_.pop_back();
-    pin(id);
-    prefixes_[id].dirty = false;
-    f(id);
-    unpin(id);
-    maybe_free(id);
-  }
-  return !dirty_.empty();
 }
 
 // --- next hops ------------------------------------------------------------------------------------------------------
 
-HopId Rib::hop_ref(const Ip& ip) {
-  if (auto it = hop_index_.find(ip); it != hop_index_.end()) {
+void Rib::take_hop(AttrId attr) {
+  auto& set = attrs_.at(attr);
+  if (set.hop != kNoHop) return;
+  if (auto it = hop_index_.find(set.next_hop); it != hop_index_.end()) {
     ++hops_[it->second].refs;
-    return it->second;
+    set.hop = it->second;
+    return;
   }
   HopId id;
   if (free_hops_.empty()) {
@@ -114,20 +92,20 @@ HopId Rib::hop_ref(const Ip& ip) {
   const auto version = h.version + 1;
   h = Hop{};
   h.version = version;
-  h.ip = ip;
+  h.ip = set.next_hop;
   h.refs = 1;
-  auto r = resolve_(ip);
+  auto r = resolve_(h.ip);
   h.reachable = r.has_value();
   if (r)
     h.resolved = *r;
   else
     h.why_not = r.error().what;
-  hop_index_.emplace(ip, id);
-  return id;
+  hop_index_.emplace(h.ip, id);
+  set.hop = id;
 }
 
 void Rib::hop_unref(HopId id) {
-  if (id == kNone || --hops_[id].refs > 0) return;
+  if (id == kNoHop || --hops_[id].refs > 0) return;
   hop_index_.erase(hops_[id].ip);
   free_hops_.push_back(id);
 }
@@ -135,24 +113,28 @@ void Rib::hop_unref(HopId id) {
 void Rib::resolve_again(const Ip* only) {
   std::vector<bool> changed(hops_.size());
   bool any = false;
-  for (auto& [ip, id] : hop_index_) {
-    if (only != nullptr && ip != *only) continue;
+  const auto look = [&](const Ip& ip, HopId id) {
     auto& h = hops_[id];
     auto r = resolve_(ip);
     if (r.has_value() == h.reachable && (!r || *r == h.resolved)) {
       if (!r) h.why_not = r.error().what;
-      continue;
+      return;
     }
     h.reachable = r.has_value();
     h.resolved = r ? *r : ResolvedHop{};
     h.why_not = r ? std::string() : r.error().what;
     ++h.version;
     changed[id] = any = true;
+  };
+  if (only != nullptr) {
+    if (auto it = hop_index_.find(*only); it != hop_index_.end()) look(*only, it->second);
+  } else {
+    for (auto& [ip, id] : hop_index_) look(ip, id);
   }
   if (!any) return;
-  for (PrefixId id = 0; id < prefixes_.size(); ++id)
-    for (auto p = prefixes_[id].first; p != kNone; p = paths_[p].next)
-      if (paths_[p].hop != kNone && changed[paths_[p].hop]) {
+  for (PrefixId id = 0; id < entries_.size(); ++id)
+    for (auto p = entries_[id].first; p != kNone; p = paths_[p].next)
+      if (paths_[p].peer != kLocalPeer && changed[attrs_.at(paths_[p].attr).hop]) {
         make_dirty(id);
         break;
       }
@@ -160,15 +142,22 @@ void Rib::resolve_again(const Ip* only) {
 
 // --- paths ----------------------------------------------------------------------------------------------------------
 
-bool Rib::announce(RibPeerId peer, const Prefix& prefix, AttrId attr, std::uint32_t now_ms) {
+PathId Rib::find_path(PrefixId id, RibPeerId peer, std::uint32_t path_id) const {
+  auto p = entries_[id].first;
+  while (p != kNone && (paths_[p].peer != peer || paths_[p].path_id != path_id)) p = paths_[p].next;
+  return p;
+}
+
+bool Rib::announce(RibPeerId peer, const Prefix& prefix, AttrId attr, std::uint32_t now_ms, std::uint32_t path_id) {
   const auto id = find_or_add(prefix);
   auto& rp = peers_[peer];
   const auto f = fam(prefix.family());
-  for (auto p = prefixes_[id].first; p != kNone; p = paths_[p].next) {
+  if (peer != kLocalPeer) take_hop(attr);
+  auto& e = entries_[id];
+  if (const auto p = find_path(id, peer, path_id); p != kNone) {
     auto& path = paths_[p];
-    if (path.peer != peer) continue;
-    const bool was_stale = std::exchange(path.stale, false);
-    if (was_stale) {
+    if (path.stale != 0) {
+      path.stale = 0;
       --rp.stale[f];
       make_dirty(id);
     }
@@ -176,31 +165,30 @@ bool Rib::announce(RibPeerId peer, const Prefix& prefix, AttrId attr, std::uint3
       attrs_.unref(attr);
       return false;
     }
-    const auto old_hop = path.hop;
-    path.hop = peer == kLocalPeer ? kNone : hop_ref(attrs_.at(attr).next_hop);
-    hop_unref(old_hop);
     attrs_.unref(path.attr);
     path.attr = attr;
     path.since_ms = now_ms;
     make_dirty(id);
     return true;
   }
-  PathId p;
-  if (free_paths_.empty()) {
+  PathId p = free_path_;
+  if (p == kNone) {
     p = static_cast<PathId>(paths_.size());
     paths_.emplace_back();
   } else {
-    p = free_paths_.back();
-    free_paths_.pop_back();
+    free_path_ = paths_[p].next;
   }
-  auto& e = prefixes_[id];
   auto& path = paths_[p];
   path = Path{};
   path.peer = peer;
   path.attr = attr;
-  path.hop = peer == kLocalPeer ? kNone : hop_ref(attrs_.at(attr).next_hop);
+  path.prefix = id;
   path.since_ms = now_ms;
+  path.path_id = path_id;
   path.next = e.first;
+  path.after_of_peer = rp.first[f];
+  if (rp.first[f] != kNone) paths_[rp.first[f]].before_of_peer = p;
+  rp.first[f] = p;
   if (e.first == kNone) ++counts_.networks[f];
   e.first = p;
   ++counts_.routes[f];
@@ -209,116 +197,163 @@ bool Rib::announce(RibPeerId peer, const Prefix& prefix, AttrId attr, std::uint3
   return true;
 }
 
-void Rib::unlink(PrefixId id, PathId gone) {
-  auto& e = prefixes_[id];
+void Rib::unlink(PathId gone) {
   auto& path = paths_[gone];
-  const auto f = fam(e.prefix.family());
-  auto* link = &e.first;
-  while (*link != gone) link = &paths_[*link].next;
-  *link = path.next;
+  const auto id = path.prefix;
+  auto& e = entries_[id];
+  const auto f = fam(table_.family(id));
+  if (e.first == gone) {
+    e.first = path.next;
+  } else {
+    auto p = e.first;
+    while (paths_[p].next != gone) p = paths_[p].next;
+    paths_[p].next = path.next;
+  }
   auto& rp = peers_[path.peer];
+  if (path.before_of_peer != kNone)
+    paths_[path.before_of_peer].after_of_peer = path.after_of_peer;
+  else
+    rp.first[f] = path.after_of_peer;
+  if (path.after_of_peer != kNone) paths_[path.after_of_peer].before_of_peer = path.before_of_peer;
   --rp.paths[f];
-  if (path.stale) --rp.stale[f];
+  if (path.stale != 0) --rp.stale[f];
   --counts_.routes[f];
   if (e.first == kNone) --counts_.networks[f];
-  // Nobody may follow a dead id: what was told to sinks and peers is remembered there, by value.
+  // Nobody may follow a dead id: what was told to sinks and groups is remembered there, by value.
   if (e.best == gone) e.best = kNone;
-  hop_unref(path.hop);
   attrs_.unref(path.attr);
   path = Path{};
-  free_paths_.push_back(gone);
+  path.next = free_path_;
+  free_path_ = gone;
   make_dirty(id);
 }
 
-bool Rib::withdraw(RibPeerId peer, const Prefix& prefix) {
+bool Rib::withdraw(RibPeerId peer, const Prefix& prefix, std::uint32_t path_id) {
   const auto id = find(prefix);
   if (id == kNone) return false;
-  for (auto p = prefixes_[id].first; p != kNone; p = paths_[p].next)
-    if (paths_[p].peer == peer) {
-      unlink(id, p);
-      return true;
-    }
-  return false;
+  const auto p = find_path(id, peer, path_id);
+  if (p == kNone) return false;
+  unlink(p);
+  return true;
 }
 
 void Rib::mark_stale(RibPeerId peer, Family family) {
+  auto& rp = peers_[peer];
   const auto f = fam(family);
-  if (peers_[peer].paths[f] == 0) return;
-  for (PrefixId id = 0; id < prefixes_.size(); ++id) {
-    if (prefixes_[id].first == kNone || prefixes_[id].prefix.family() != family) continue;
-    for (auto p = prefixes_[id].first; p != kNone; p = paths_[p].next)
-      if (paths_[p].peer == peer && !paths_[p].stale) {
-        paths_[p].stale = true;
-        ++peers_[peer].stale[f];
-        make_dirty(id);
-      }
+  for (auto p = rp.first[f]; p != kNone; p = paths_[p].after_of_peer) {
+    if (paths_[p].stale != 0) continue;
+    paths_[p].stale = 1;
+    ++rp.stale[f];
+    make_dirty(paths_[p].prefix);
   }
 }
 
 std::size_t Rib::drop(RibPeerId peer, Family family, bool stale_only) {
+  const auto& rp = peers_[peer];
   const auto f = fam(family);
-  auto left = stale_only ? peers_[peer].stale[f] : peers_[peer].paths[f];
-  const std::size_t count = left;
-  for (PrefixId id = 0; id < prefixes_.size() && left > 0; ++id) {
-    if (prefixes_[id].first == kNone || prefixes_[id].prefix.family() != family) continue;
-    for (auto p = prefixes_[id].first; p != kNone; p = paths_[p].next)
-      if (paths_[p].peer == peer) {
-        if (!stale_only || paths_[p].stale) {
-          unlink(id, p);
-          --left;
-        }
-        break;  // one path a peer
-      }
+  std::size_t count = 0;
+  auto left = stale_only ? rp.stale[f] : rp.paths[f];
+  for (auto p = rp.first[f]; p != kNone && left > 0;) {
+    const auto after = paths_[p].after_of_peer;
+    if (!stale_only || paths_[p].stale != 0) {
+      unlink(p);
+      ++count;
+      --left;
+    }
+    p = after;
   }
   return count;
 }
 
 void Rib::touch(RibPeerId peer) {
-  for (PrefixId id = 0; id < prefixes_.size(); ++id)
-    for (auto p = prefixes_[id].first; p != kNone; p = paths_[p].next)
-      if (paths_[p].peer == peer) make_dirty(id);
+  for (auto f : {0, 1})
+    for (auto p = peers_[peer].first[f]; p != kNone; p = paths_[p].after_of_peer) make_dirty(paths_[p].prefix);
 }
 
 // --- decision -------------------------------------------------------------------------------------------------------
 
-PathId Rib::select(PrefixId id) const {
-  const auto& e = prefixes_[id];
-  // The common case costs nothing.
-  if (e.first == kNone) return kNone;
-  if (paths_[e.first].next == kNone) return usable(paths_[e.first]) ? e.first : kNone;
+namespace {
+/// Keeps the paths for which `value` is lowest.
+void lowest(std::vector<PathId>& c, auto value) {
+  if (c.size() < 2) return;
+  auto best = value(c[0]);
+  for (auto p : c) best = std::min(best, value(p));
+  std::erase_if(c, [&](PathId p) { return value(p) != best; });
+}
+}  // namespace
 
-  std::vector<PathId> c;
-  for (auto p = e.first; p != kNone; p = paths_[p].next)
+/// What is left of the usable paths after the steps that judge the route and the way to its next hop.
+void Rib::candidates(PrefixId id, std::vector<PathId>& c) const {
+  c.clear();
+  for (auto p = entries_[id].first; p != kNone; p = paths_[p].next)
     if (usable(paths_[p])) c.push_back(p);
+  if (c.size() < 2) return;
   const auto attr = [&](PathId p) -> const AttrSet& { return attrs_.at(paths_[p].attr); };
   const auto peer = [&](PathId p) -> const RibPeer& { return peers_[paths_[p].peer]; };
-  // Keeps the paths for which `value` is lowest.
-  const auto lowest = [&](auto value) {
-    if (c.size() < 2) return;
-    auto best = value(c[0]);
-    for (auto p : c) best = std::min(best, value(p));
-    std::erase_if(c, [&](PathId p) { return value(p) != best; });
-  };
-  lowest([&](PathId p) { return peer(p).kind == Source::Kind::local ? 0 : 1; });
-  lowest([&](PathId p) { return ~attr(p).local_pref; });
-  lowest([&](PathId p) { return attr(p).path_length; });
-  lowest([&](PathId p) { return attr(p).origin; });
+  lowest(c, [&](PathId p) { return peer(p).kind == Source::Kind::local ? 0 : 1; });
+  lowest(c, [&](PathId p) { return ~attr(p).local_pref; });
+  lowest(c, [&](PathId p) { return attr(p).path_length; });
+  lowest(c, [&](PathId p) { return attr(p).origin; });
   // c) MED, among routes of one neighbouring AS; done over the whole set, so that the order of arrival does not matter.
   if (c.size() > 1) {
-    const auto all = c;
+    thread_local std::vector<PathId> all;
+    all = c;
     std::erase_if(c, [&](PathId p) {
       return std::any_of(all.begin(), all.end(), [&](PathId q) {
         return attr(q).neighbor_as == attr(p).neighbor_as && attr(q).med < attr(p).med;
       });
     });
   }
-  lowest([&](PathId p) { return peer(p).kind == Source::Kind::external ? 0 : 1; });
-  lowest([&](PathId p) { return paths_[p].hop == kNone ? 0U : hops_[paths_[p].hop].resolved.metric; });
-  lowest([&](PathId p) { return paths_[p].stale ? 1 : 0; });
-  lowest([&](PathId p) { return attr(p).originator_id.value_or(peer(p).router_id); });
-  lowest([&](PathId p) { return attr(p).cluster_count; });
-  lowest([&](PathId p) { return peer(p).address; });
-  return c.empty() ? kNone : c[0];
+  lowest(c, [&](PathId p) { return peer(p).kind == Source::Kind::external ? 0 : 1; });
+  lowest(c, [&](PathId p) {
+    const auto* h = hop(paths_[p]);
+    return h == nullptr ? 0U : h->resolved.metric;
+  });
+}
+
+void Rib::final_choice(std::vector<PathId>& c) const {
+  const auto attr = [&](PathId p) -> const AttrSet& { return attrs_.at(paths_[p].attr); };
+  const auto peer = [&](PathId p) -> const RibPeer& { return peers_[paths_[p].peer]; };
+  lowest(c, [&](PathId p) { return static_cast<int>(paths_[p].stale); });
+  lowest(c, [&](PathId p) { return attr(p).has_originator ? attr(p).originator_id : peer(p).router_id; });
+  lowest(c, [&](PathId p) { return attr(p).cluster_count; });
+  lowest(c, [&](PathId p) { return peer(p).address; });
+  lowest(c, [&](PathId p) { return paths_[p].path_id; });
+}
+
+PathId Rib::select(PrefixId id) const {
+  const auto& e = entries_[id];
+  // The common case costs nothing.
+  if (e.first == kNone) return kNone;
+  if (paths_[e.first].next == kNone) return usable(paths_[e.first]) ? e.first : kNone;
+  candidates(id, scratch_);
+  final_choice(scratch_);
+  return scratch_.empty() ? kNone : scratch_[0];
+}
+
+void Rib::select_equal(PrefixId id, std::size_t max, std::vector<PathId>& out) const {
+  candidates(id, out);
+  if (out.size() < 2) return;
+  scratch_ = out;
+  final_choice(scratch_);
+  const auto best = scratch_[0];
+  const auto hop_of = [&](PathId p) { return attrs_.at(paths_[p].attr).hop; };
+  if (paths_[best].peer == kLocalPeer) {
+    out.assign(1, best);
+    return;
+  }
+  // One path a next hop; by address, so that the same set is the same list whatever came first.
+  std::sort(out.begin(), out.end(), [&](PathId a, PathId b) {
+    if ((a == best) != (b == best)) return a == best;
+    return hops_[hop_of(a)].ip < hops_[hop_of(b)].ip;
+  });
+  std::vector<HopId> seen;
+  std::erase_if(out, [&](PathId p) {
+    if (std::find(seen.begin(), seen.end(), hop_of(p)) != seen.end()) return true;
+    seen.push_back(hop_of(p));
+    return false;
+  });
+  if (out.size() > max) out.resize(max);
 }
 
 }  // namespace calico::bgp

@@ -1,12 +1,13 @@
 #pragma once
 /// All routes: prefixes under dense ids, the paths each peer gave for them, and the decision process.
 /// Thread: loop. Owns: prefixes, paths, next hops; borrows the attribute store. Errors: none.
-/// RFC: 4271 9.1.2 (decision), 4456 9 (its tie-breaks with reflection). Deviation: between routes that are equal down
-/// to the IGP cost, one that is not stale wins (4724 leaves stale routes equal; a fresh copy of the same route is
-/// surer).
+/// RFC: 4271 9.1.2 (decision), 4456 9 (its tie-breaks with reflection), 7911 (several paths of one peer). Deviation:
+/// between routes that are equal down to the IGP cost, one that is not stale wins (4724 leaves stale routes equal; a
+/// fresh copy of the same route is surer).
 ///
-/// A prefix id stays valid while the prefix has a path, is dirty, or is pinned by somebody who remembers the id (a peer
-/// that was sent it). Ids are dense and reused, so per-peer state is a plain vector.
+/// A prefix id stays valid while the prefix has a path, is dirty, or is pinned by somebody who remembers the id (a
+/// group that was sent it). Ids are dense and reused, so per-group state is a plain array. A route costs 20 bytes for
+/// its prefix, 32 for its path and 6 to 11 in the index.
 #include <cstdint>
 #include <functional>
 #include <unordered_map>
@@ -16,24 +17,24 @@
 #include "core/bgp/engine.hpp"
 #include "core/bgp/rib/attr_store.hpp"
 #include "core/bgp/rib/policy.hpp"
+#include "core/bgp/rib/prefix_table.hpp"
 
 namespace calico::bgp {
 
-using PrefixId = std::uint32_t;
 using PathId = std::uint32_t;
 using RibPeerId = std::uint32_t;
-using HopId = std::uint32_t;
-inline constexpr std::uint32_t kNone = ~std::uint32_t{0};
 /// The peer id of this host's own routes.
 inline constexpr RibPeerId kLocalPeer = 0;
 
 struct Path {
-  RibPeerId peer = kNone;
+  std::uint32_t peer : 31 = 0;
+  std::uint32_t stale : 1 = 0;
   AttrId attr = kNoAttr;
-  HopId hop = kNone;  ///< kNone: needs none (local)
-  PathId next = kNone;
-  std::uint32_t since_ms = 0;  ///< of the engine's clock
-  bool stale = false;
+  PrefixId prefix = kNone;
+  PathId next = kNone;                                ///< of the same prefix
+  PathId before_of_peer = kNone, after_of_peer = kNone;  ///< of the same peer and family
+  std::uint32_t path_id = 0;                          ///< received with it (RFC 7911); 0 without add-path
+  std::uint32_t since_ms = 0;                         ///< of the engine's clock
 };
 
 struct RibPeer {
@@ -42,12 +43,13 @@ struct RibPeer {
   std::uint32_t router_id = 0;
   Ip address;
   std::uint32_t paths[2] = {0, 0}, stale[2] = {0, 0};  // v4, v6
+  PathId first[2] = {kNone, kNone};
 };
 
 /// A BGP next hop and what the resolver said.
 struct Hop {
   Ip ip;
-  std::uint32_t refs = 0;
+  std::uint32_t refs = 0;     // attribute sets
   std::uint32_t version = 0;  ///< raised when the answer changes
   bool reachable = false;
   ResolvedHop resolved;
@@ -66,8 +68,8 @@ class Rib {
   const RibPeer& peer(RibPeerId id) const { return peers_[id]; }
 
   /// Takes over one reference to `attr`. False: the same route was there already (it is fresh now).
-  bool announce(RibPeerId peer, const Prefix& prefix, AttrId attr, std::uint32_t now_ms);
-  bool withdraw(RibPeerId peer, const Prefix& prefix);
+  bool announce(RibPeerId peer, const Prefix& prefix, AttrId attr, std::uint32_t now_ms, std::uint32_t path_id = 0);
+  bool withdraw(RibPeerId peer, const Prefix& prefix, std::uint32_t path_id = 0);
   void mark_stale(RibPeerId peer, Family family);
   /// Removes the peer's stale paths (or all of them) of a family; how many.
   std::size_t drop(RibPeerId peer, Family family, bool stale_only);
@@ -77,27 +79,51 @@ class Rib {
   /// Resolves one or all next hops again; prefixes whose answer changed become dirty.
   void resolve_again(const Ip* only);
 
-  /// Prefixes to decide again. `f(id)` for at most `max` of them; returns whether some are left.
-  bool take_dirty(std::size_t max, const std::function<void(PrefixId)>& f);
-  bool dirty() const { return !dirty_.empty(); }
+  /// Prefixes to decide again, in the order they changed. `f(id)` for at most `max` of them; returns whether some are
+  /// left.
+  template <class F>
+  bool take_dirty(std::size_t max, F&& f) {
+    for (std::size_t n = 0; n < max && dirty_at_ < dirty_.size(); ++n) {
+      const auto id = dirty_[dirty_at_++];
+      pin(id);
+      entries_[id].dirty = 0;
+      f(id);
+      unpin(id);
+    }
+    // Under a load that never ends the front is cut off now and then.
+    if (dirty_at_ == dirty_.size() || dirty_at_ > 65536) {
+      dirty_.erase(dirty_.begin(), dirty_.begin() + static_cast<std::ptrdiff_t>(dirty_at_));
+      dirty_at_ = 0;
+    }
+    return dirty();
+  }
+  bool dirty() const { return dirty_at_ < dirty_.size(); }
 
   /// The winner, computed afresh; kNone: none.
   PathId select(PrefixId id) const;
+  /// The winner first, then those that are as good down to the cost of the next hop, over other next hops: at most
+  /// `max` in all. `out` is cleared.
+  void select_equal(PrefixId id, std::size_t max, std::vector<PathId>& out) const;
   /// The winner of the last take_dirty turn that saw this prefix.
-  PathId best(PrefixId id) const { return prefixes_[id].best; }
-  void set_best(PrefixId id, PathId path) { prefixes_[id].best = path; }
+  PathId best(PrefixId id) const { return entries_[id].best; }
+  void set_best(PrefixId id, PathId path) { entries_[id].best = path; }
 
   const Path& path(PathId id) const { return paths_[id]; }
-  const Hop* hop(const Path& p) const { return p.hop == kNone ? nullptr : &hops_[p.hop]; }
-  PathId first_path(PrefixId id) const { return prefixes_[id].first; }
-  const Prefix& prefix(PrefixId id) const { return prefixes_[id].prefix; }
-  bool used(PrefixId id) const { return prefixes_[id].used; }
+  /// Null: needs none (local).
+  const Hop* hop(const Path& p) const { return p.peer == kLocalPeer ? nullptr : &hops_[attrs_.at(p.attr).hop]; }
+  bool usable(const Path& p) const { return p.peer == kLocalPeer || hops_[attrs_.at(p.attr).hop].reachable; }
+  PathId first_path(PrefixId id) const { return entries_[id].first; }
+  Prefix prefix(PrefixId id) const { return table_.at(id); }
+  Family family(PrefixId id) const { return table_.family(id); }
+  bool used(PrefixId id) const { return table_.used(id); }
   /// Ids run from 0 to this.
-  std::size_t id_limit() const { return prefixes_.size(); }
-  PrefixId find(const Prefix& prefix) const;
+  std::size_t id_limit() const { return table_.limit(); }
+  PrefixId find(const Prefix& prefix) const { return table_.find(prefix); }
   PrefixId longest_match(const Ip& ip) const;
+  /// The id of a prefix that may have no path any more; the caller pins it at once.
+  PrefixId find_or_add(const Prefix& prefix);
 
-  void pin(PrefixId id) { ++prefixes_[id].pins; }
+  void pin(PrefixId id) { ++entries_[id].pins; }
   void unpin(PrefixId id);
 
   struct Counts {
@@ -107,35 +133,34 @@ class Rib {
 
  private:
   struct Entry {
-    Prefix prefix;
     PathId first = kNone, best = kNone;
-    std::uint32_t pins = 0;
-    bool dirty = false, used = false;
+    std::uint32_t pins : 31 = 0;
+    std::uint32_t dirty : 1 = 0;
   };
-  PrefixId find_or_add(const Prefix& prefix);
   void make_dirty(PrefixId id);
   void maybe_free(PrefixId id);
-  void unlink(PrefixId id, PathId path);
-  HopId hop_ref(const Ip& ip);
+  PathId find_path(PrefixId id, RibPeerId peer, std::uint32_t path_id) const;
+  void unlink(PathId path);
+  void take_hop(AttrId attr);
   void hop_unref(HopId id);
-  bool usable(const Path& p) const { return p.hop == kNone || hops_[p.hop].reachable; }
+  void candidates(PrefixId id, std::vector<PathId>& c) const;
+  void final_choice(std::vector<PathId>& c) const;
 
   AttrStore& attrs_;
   Resolve resolve_;
   std::vector<RibPeer> peers_;
-  std::vector<Entry> prefixes_;
-  std::vector<PrefixId> free_prefixes_;
-  std::unordered_map<Prefix, PrefixId> index_;
+  PrefixTable table_;
+  Blocks<Entry> entries_;
   std::uint32_t lengths_[2][129] = {};  // prefixes of each length, for longest_match
-  std::vector<Path> paths_;
-  std::vector<PathId> free_paths_;
+  Blocks<Path> paths_;
+  PathId free_path_ = kNone;
   std::vector<Hop> hops_;
   std::vector<HopId> free_hops_;
   std::unordered_map<Ip, HopId> hop_index_;
   std::vector<PrefixId> dirty_;
+  std::size_t dirty_at_ = 0;
   Counts counts_;
+  mutable std::vector<PathId> scratch_;
 };
-
-inline std::size_t fam(Family f) { return f == Family::v4 ? 0 : 1; }
 
 }  // namespace calico::bgp

@@ -11,7 +11,7 @@ using boost::system::error_code;
 
 namespace {
 constexpr std::size_t kScratch = 64 * 1024;
-constexpr std::size_t kMaxBuffers = 64;
+constexpr std::size_t kMaxBuffers = 256;
 
 /// Reading space of this thread: connections are read one after the other.
 std::byte* scratch() {
@@ -109,11 +109,20 @@ void Connection::read_some() {
 }
 
 void Connection::send(Bytes message) {
-  if (!open_ || message.empty()) return;
-  pending_ += message.size();
+  if (message.empty()) return;
+  queue(Piece(std::move(message)));
+  flush();
+}
+
+void Connection::queue(Piece piece) {
+  if (!open_ || piece.bytes.empty()) return;
+  pending_ += piece.bytes.size();
   if (pending_ > kLowWater) above_low_ = true;
-  out_.push_back(std::move(message));
-  if (!writing_) write_some();
+  out_.push_back(std::move(piece));
+}
+
+void Connection::flush() {
+  if (open_ && !writing_ && !out_.empty()) write_some();
 }
 
 void Connection::write_some() {
@@ -122,7 +131,7 @@ void Connection::write_some() {
     std::size_t n = 0;
     for (auto it = out_.begin(); it != out_.end() && n < kMaxBuffers; ++it, ++n) {
       const std::size_t skip = n == 0 ? out_offset_ : 0;
-      buffers[n] = asio::buffer(it->data() + skip, it->size() - skip);
+      buffers[n] = asio::buffer(it->bytes.data() + skip, it->bytes.size() - skip);
     }
     error_code ec;
     std::size_t sent = socket_.write_some(std::span(buffers).first(n), ec);
@@ -150,7 +159,7 @@ void Connection::write_some() {
     stuck_since_.reset();
     pending_ -= sent;
     while (sent > 0) {
-      const std::size_t left = out_.front().size() - out_offset_;
+      const std::size_t left = out_.front().bytes.size() - out_offset_;
       if (sent < left) {
         out_offset_ += sent;
         break;

@@ -37,7 +37,21 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void connect(const asio::ip::tcp::endpoint& to);
   /// An accepted connection begins to read.
   void start();
+  /// Bytes to write and who keeps them alive: a message of its own, or a part of what many connections are sent.
+  struct Piece {
+    Piece(std::shared_ptr<const void> owner_, View bytes_) : owner(std::move(owner_)), bytes(bytes_) {}
+    explicit Piece(Bytes message) {
+      auto own = std::make_shared<const Bytes>(std::move(message));
+      bytes = *own;
+      owner = std::move(own);
+    }
+    std::shared_ptr<const void> owner;
+    View bytes;
+  };
   void send(Bytes message);
+  /// For flush() to write together with what else comes.
+  void queue(Piece piece);
+  void flush();
   /// Writes what the socket takes now and closes; the handler hears nothing more.
   void close();
 
@@ -60,7 +74,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Handler* handler_;
   bool open_ = true, writing_ = false, above_low_ = false;
   Bytes partial_;
-  std::deque<Bytes> out_;
+  std::deque<Piece> out_;
   std::size_t out_offset_ = 0, pending_ = 0;
   std::optional<TimePoint> stuck_since_;
   std::optional<asio::ip::tcp::endpoint> local_, remote_;

@@ -14,7 +14,6 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 namespace {
-constexpr AttrId kResend = kNoAttr - 1;
 constexpr Family kFamilies[] = {Family::v4, Family::v6};
 constexpr seconds kSettle{10};            // a peer without graceful restart sends no End-of-RIB
 constexpr seconds kUpdateErrorPause{10};  // between two reports of bad UPDATEs of one peer
@@ -68,14 +67,16 @@ Peer::Peer(EngineCore& core, PeerConfig config, bool dynamic)
   rp.client = config_.route_reflector_client;
   rp.address = config_.address;
   rib_id_ = core_.rib().add_peer(rp);
+  core_.add_rib_peer(rib_id_, this);
 }
 
 Peer::~Peer() {
   for (auto& c : conns_)
     if (c) c->close();
-  sent_nothing();
+  leave_group();
   drop_all_routes();
   core_.rib().remove_peer(rib_id_);
+  core_.add_rib_peer(rib_id_, nullptr);
 }
 
 FsmConfig Peer::fsm_config() const {
@@ -160,10 +161,17 @@ void Peer::reconfigure(PeerConfig next) {
     core_.rib().touch(rib_id_);
   }
   if (session_) {
-    session_->target.client = config_.route_reflector_client;
-    session_->target.next_hop = config_.next_hop;
-    session_->group = core_.group_of(session_->target);
-    queue_all();
+    auto& s = *session_;
+    s.target.exports = exports();
+    s.target.client = config_.route_reflector_client;
+    s.target.next_hop = config_.next_hop;
+    if (!(s.target == s.group->target())) {
+      auto& group = core_.group_for(s.target);
+      auto* const member = group.join_from(*s.group, *s.member);
+      leave_group();
+      s.group = &group;
+      s.member = member;
+    }
   }
   core_.schedule_flush();
 }
@@ -290,12 +298,7 @@ void Peer::on_message(Connection& c, MessageType type, View body) {
       if (!session_ || session_->slot != *slot || m->subtype != 0) return;
       for (auto family : kFamilies) {
         if (unicast(family) != m->family || !session_->families[fam(family)]) continue;
-        for (PrefixId id = 0; id < sent_.size(); ++id) {
-          if (sent_[id] == kNoAttr || core_.rib().prefix(id).family() != family) continue;
-          if (sent_[id] != kResend) core_.attrs().unref(sent_[id]);
-          sent_[id] = kResend;
-          queue(id);
-        }
+        session_->group->refresh(*session_->member, family);
       }
       core_.schedule_flush();
       return;
@@ -358,11 +361,17 @@ void Peer::session_up(Slot slot, const Open& remote) {
     const auto ip = to_ip(local->address());
     (ip.is_v4() ? s.target.self_v4 : s.target.self_v6) = ip;
   }
-  s.group = core_.group_of(s.target);
+  s.target.exports = exports();
+  s.target.as4 = s.codec.as4;
+  for (auto f : {0, 1}) s.target.families[f] = s.families[f];
   const auto& gr = remote.caps.graceful_restart;
   s.remote_restarting = gr && gr->restarting;
   auto& rp = core_.rib().peer(rib_id_);
+  // Another identifier is another router (and would be another ORIGINATOR_ID): what the former one said goes.
+  if (rp.router_id != remote.router_id) drop_all_routes();
   rp.router_id = remote.router_id;
+  s.group = &core_.group_for(s.target);
+  s.member = s.group->join(rib_id_, remote.router_id);
 
   const bool was_held = held_;
   bool stale = false;
@@ -389,7 +398,6 @@ void Peer::session_up(Slot slot, const Open& remote) {
                fmt::format("{} AS {} id {}{}", config_.address, remote.as.value, Ip::v4(remote.router_id),
                            s.remote_restarting ? " restarting" : ""));
   core_.peer_changed();
-  if (!core_.deferring()) queue_all();
   core_.schedule_flush();
 }
 
@@ -421,8 +429,8 @@ void Peer::session_down(const Down& down) {
   const bool keep = keeps_routes(down);
   const auto gr = session_->remote.caps.graceful_restart;
   const bool isolation = core_.options().keep_when_isolated.count() > 0;
+  leave_group();
   session_.reset();
-  sent_nothing();
   eor_deadline_.reset();
   sweep_at_.reset();
   last_error_ = down.text;
@@ -454,19 +462,10 @@ void Peer::drop_all_routes() {
   held_ = false;
 }
 
-void Peer::sent_nothing() {
-  auto& rib = core_.rib();
-  for (PrefixId id = 0; id < sent_.size(); ++id) {
-    if (sent_[id] == kNoAttr) continue;
-    if (sent_[id] != kResend) core_.attrs().unref(sent_[id]);
-    rib.unpin(id);
-  }
-  sent_.clear();
-  sent_.shrink_to_fit();
-  for (auto id : queue_) rib.unpin(id);
-  queue_.clear();
-  queued_.clear();
-  sent_count_[0] = sent_count_[1] = 0;
+void Peer::leave_group() {
+  if (!session_ || session_->group == nullptr) return;
+  session_->group->leave(std::exchange(session_->member, nullptr));
+  core_.drop_if_empty(*std::exchange(session_->group, nullptr));
 }
 
 void Peer::end_of_rib(Family family) {
@@ -586,122 +585,42 @@ void Peer::announce(const std::vector<Prefix>& prefixes, Attrs attrs) {
 
 // --- routes out -----------------------------------------------------------------------------------------------------
 
-AttrId& Peer::sent(PrefixId id) {
-  if (id >= sent_.size()) sent_.resize(std::max<std::size_t>(id + 1, core_.rib().id_limit()), kNoAttr);
-  return sent_[id];
+bool Peer::ready() const {
+  const auto* const c = connection();
+  return c != nullptr && c->is_open() && c->pending() < Connection::kHighWater;
 }
 
-void Peer::queue(PrefixId id) {
-  if (!session_) return;
-  if (id >= queued_.size()) queued_.resize(std::max<std::size_t>(id + 1, core_.rib().id_limit()));
-  if (queued_[id]) return;
-  queued_[id] = true;
-  core_.rib().pin(id);
-  queue_.push_back(id);
+void Peer::put(std::shared_ptr<const Segment> segment, std::size_t begin, std::size_t end) {
+  const auto bytes = View(segment->data).subspan(begin, end - begin);
+  connection()->queue({std::move(segment), bytes});
 }
 
-void Peer::queue_all() {
-  const auto& rib = core_.rib();
-  for (PrefixId id = 0; id < rib.id_limit(); ++id)
-    if (rib.used(id) && (rib.best(id) != kNone || (id < sent_.size() && sent_[id] != kNoAttr))) queue(id);
-}
+void Peer::dump_began(Family) {}
 
-bool Peer::push_out(std::size_t budget) {
+void Peer::dump_ended(Family) {}
+
+bool Peer::push_out() {
   auto* const c = connection();
-  if (c == nullptr || c->pending() > Connection::kHighWater) return false;
-  auto& rib = core_.rib();
-  auto& attrs = core_.attrs();
-  struct Item {
-    AttrId attr;
-    PrefixId id;
-  };
-  static thread_local std::vector<Item> items;
-  static thread_local std::vector<Prefix> gone[2], run;
-  items.clear();
-  for (auto& g : gone) g.clear();
-
-  for (std::size_t n = 0; n < budget && !queue_.empty(); ++n) {
-    const auto id = queue_.back();
-    queue_.pop_back();
-    queued_[id] = false;
-    const auto prefix = rib.prefix(id);
-    const auto f = fam(prefix.family());
-    if (session_->families[f]) {
-      const auto want = core_.export_for(*this, id);
-      auto& have = sent(id);
-      if (want == have) {
-        attrs.unref(want);
-      } else if (want == kNoAttr) {
-        gone[f].push_back(prefix);
-        if (have != kResend) attrs.unref(have);
-        have = kNoAttr;
-        --sent_count_[f];
-        rib.unpin(id);
-      } else {
-        if (have == kNoAttr) {
-          rib.pin(id);
-          ++sent_count_[f];
-        } else if (have != kResend) {
-          attrs.unref(have);
-        }
-        have = want;
-        items.push_back({want, id});
-      }
-    }
-    rib.unpin(id);
-  }
-
-  Bytes out;
-  std::size_t messages = 0;
-  const auto flush_out = [&](bool all) {
-    if (out.empty() || (!all && out.size() < 64 * 1024)) return;
-    c->send(std::exchange(out, {}));
-  };
-  std::sort(items.begin(), items.end(),
-            [](const Item& a, const Item& b) { return a.attr != b.attr ? a.attr < b.attr : a.id < b.id; });
-  counters_.export_updates += items.size();
-  for (std::size_t i = 0; i < items.size();) {
-    const auto attr = items[i].attr;
-    const auto family = rib.prefix(items[i].id).family();
-    const auto begin = i;
-    run.clear();
-    for (; i < items.size() && items[i].attr == attr && rib.prefix(items[i].id).family() == family; ++i)
-      run.push_back(rib.prefix(items[i].id));
-    const auto& set = attrs.at(attr);
-    bool fits;
-    if (session_->codec.as4) {
-      fits = encode_announce(out, messages, family, set.blob, set.next_hop, run);
-    } else {
-      wire::Writer w(2 * 65535);
-      encode_attributes(w, attrs.decode(attr), false);
-      fits = encode_announce(out, messages, family, w.view(), set.next_hop, run);
-    }
-    if (!fits) {  // longer than a message: the peer must not keep an older version
-      for (auto k = begin; k < i; ++k) {
-        gone[fam(family)].push_back(rib.prefix(items[k].id));
-        attrs.unref(std::exchange(sent_[items[k].id], kNoAttr));
-        --sent_count_[fam(family)];
-        rib.unpin(items[k].id);
-      }
-    }
-    flush_out(false);
-  }
-  for (auto family : kFamilies) {
-    counters_.export_withdraws += gone[fam(family)].size();
-    encode_withdraw(out, messages, family, gone[fam(family)]);
-  }
-  if (queue_.empty() && core_.may_end_rib())
+  if (c == nullptr) return false;
+  auto& s = *session_;
+  const bool more = s.group->hand_out(*s.member, *this);
+  counters_.export_updates += std::exchange(s.member->announced, 0);
+  counters_.export_withdraws += std::exchange(s.member->withdrawn, 0);
+  auto messages = std::exchange(s.member->messages, 0);
+  if ((!s.eor_out[0] || !s.eor_out[1]) && core_.may_end_rib() && s.group->in_sync(*s.member))
     for (auto family : kFamilies) {
       const auto f = fam(family);
-      if (!session_->families[f] || session_->eor_out[f]) continue;
-      session_->eor_out[f] = true;
-      encode_end_of_rib(out, unicast(family));
+      if (!s.families[f] || s.eor_out[f]) continue;
+      s.eor_out[f] = true;
+      Bytes message;
+      encode_end_of_rib(message, unicast(family));
+      c->queue(Connection::Piece(std::move(message)));
       ++messages;
     }
   counters_.messages_out += messages;
   counters_.updates_out += messages;
-  flush_out(true);
-  return !queue_.empty() && c->pending() <= Connection::kHighWater;
+  c->flush();
+  return more;
 }
 
 // --- timers ---------------------------------------------------------------------------------------------------------
@@ -764,12 +683,14 @@ PeerStatus Peer::status() const {
     return t && *t > now ? std::chrono::duration_cast<milliseconds>(*t - now) : milliseconds(0);
   };
   const auto& rp = core_.rib().peer(rib_id_);
+  std::uint32_t exported[2] = {0, 0};
+  if (session_) session_->group->count_for(*session_->member, exported);
   for (auto family : kFamilies) {
     auto& fs = family == Family::v4 ? st.v4 : st.v6;
     const auto f = fam(family);
     fs.imported = rp.paths[f];
     fs.stale = rp.stale[f];
-    fs.exported = sent_count_[f];
+    fs.exported = exported[f];
     if (session_) {
       fs.negotiated = session_->families[f];
       fs.eor_received = session_->eor_in[f];

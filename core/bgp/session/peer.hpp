@@ -1,8 +1,7 @@
 #pragma once
 /// One neighbour: its state machine, its connections, what it sent and was sent, and its side of graceful restart.
 /// Private to core/bgp.
-/// Thread: loop. Owns: connections, the per-prefix record of what was sent (references into the attribute store, pins
-/// on prefixes). Kept by shared_ptr because timers look back weakly. Errors: become last_error and events.
+/// Thread: loop. Owns: connections, its place in the update group while a session is up. Kept by shared_ptr because timers look back weakly. Errors: become last_error and events.
 ///
 /// Stale routes: marked when the session is lost without intent. They go when the peer's End-of-RIB arrives, when its
 /// restart time passes without a session, or at once if the new session says that forwarding was not preserved. While
@@ -16,7 +15,9 @@
 
 namespace calico::bgp {
 
-class Peer final : public Connection::Handler, public std::enable_shared_from_this<Peer> {
+class Peer final : public Connection::Handler,
+                   public UpdateGroup::Outlet,
+                   public std::enable_shared_from_this<Peer> {
  public:
   Peer(EngineCore& core, PeerConfig config, bool dynamic);
   ~Peer() override;
@@ -29,11 +30,8 @@ class Peer final : public Connection::Handler, public std::enable_shared_from_th
   void reconfigure(PeerConfig config);
   void accept(asio::ip::tcp::socket socket);
 
-  /// `id` may have changed for this peer.
-  void queue(PrefixId id);
-  void queue_all();
-  /// Sends at most `budget` prefixes. True: more is queued and the socket would take it.
-  bool push_out(std::size_t budget);
+  /// Hands the connection what its group has for it. True: there is more and the socket would take it.
+  bool push_out();
   /// A session of the AS is in sync again (or nobody's is): stale routes held beyond their time are looked at.
   void isolation_ended(bool grace);
 
@@ -51,9 +49,6 @@ class Peer final : public Connection::Handler, public std::enable_shared_from_th
   bool awaited() const;
   bool restarting() const { return session_ && session_->remote_restarting; }
   bool has_stale() const;
-  const Target& target() const { return session_->target; }
-  std::uint32_t group() const { return session_->group; }
-  std::uint32_t remote_id() const { return session_->remote.router_id; }
   PeerStatus status() const;
 
  private:
@@ -64,7 +59,8 @@ class Peer final : public Connection::Handler, public std::enable_shared_from_th
     bool families[2] = {false, false};
     CodecContext codec;
     Target target;
-    std::uint32_t group = 0;
+    UpdateGroup* group = nullptr;
+    UpdateGroup::Member* member = nullptr;
     bool eor_in[2] = {false, false}, eor_out[2] = {false, false};
     bool remote_restarting = false;
     bool late_sweep = false;  // the peer began from nothing while we were isolated
@@ -76,6 +72,12 @@ class Peer final : public Connection::Handler, public std::enable_shared_from_th
   void on_fault(Connection& c, Fault fault) override;
   void on_closed(Connection& c, std::string why) override;
   void on_drained(Connection& c) override;
+
+  // UpdateGroup::Outlet
+  bool ready() const override;
+  void put(std::shared_ptr<const Segment> segment, std::size_t begin, std::size_t end) override;
+  void dump_began(Family family) override;
+  void dump_ended(Family family) override;
 
   void feed(const Event& event);
   void perform(std::vector<Action> actions);
@@ -89,13 +91,12 @@ class Peer final : public Connection::Handler, public std::enable_shared_from_th
   void end_of_rib(Family family);
   void expire_stale();
   void drop_all_routes();
-  void sent_nothing();
+  void leave_group();
   void arm_timer();
   void on_timer();
   FsmConfig fsm_config() const;
   std::optional<Slot> slot_of(const Connection& c) const;
-  AttrId& sent(PrefixId id);
-  Connection* connection() { return session_ ? conns_[session_->slot].get() : nullptr; }
+  Connection* connection() const { return session_ ? conns_[session_->slot].get() : nullptr; }
 
   EngineCore& core_;
   PeerConfig config_;
@@ -118,12 +119,6 @@ class Peer final : public Connection::Handler, public std::enable_shared_from_th
   std::optional<TimePoint> eor_deadline_;    // End-of-RIB must have come by then
   std::optional<TimePoint> sweep_at_;        // stale routes go then, whatever comes
   bool held_ = false;                        // past stale_deadline_, kept because isolated
-
-  // What the peer was sent, by prefix id: a set (reference held, prefix pinned), kNoAttr, or kResend.
-  std::vector<AttrId> sent_;
-  std::uint32_t sent_count_[2] = {0, 0};
-  std::vector<PrefixId> queue_;
-  std::vector<bool> queued_;
 };
 
 }  // namespace calico::bgp

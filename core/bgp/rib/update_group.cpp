@@ -1,0 +1,560 @@
+#include "core/bgp/rib/update_group.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <tuple>
+
+#include "core/bgp/codec/update.hpp"
+
+namespace calico::bgp {
+
+namespace {
+constexpr std::size_t kDumpWindow = 16384;  // prefix ids looked at a turn
+constexpr std::size_t kCatchUp = 4096;      // prefixes sent to a slow member at once
+constexpr Family kFamilies[] = {Family::v4, Family::v6};
+}  // namespace
+
+Segment::~Segment() {
+  // A long journal would end in as many nested destructors.
+  for (auto n = std::move(next); n && n.use_count() == 1;) n = std::exchange(n->next, nullptr);
+}
+
+UpdateGroup::UpdateGroup(Rib& rib, AttrStore& attrs, const LocalSpeaker& speaker, Target target)
+    : rib_(rib), attrs_(attrs), speaker_(speaker), target_(std::move(target)), tail_(std::make_shared<Segment>()) {}
+
+UpdateGroup::~UpdateGroup() {
+  for (auto* m : lagging_) release(*m->lag);
+  for (; queue_at_ < queue_.size(); ++queue_at_) rib_.unpin(queue_[queue_at_]);
+  for (PrefixId id = 0; id < sent_.size(); ++id) {
+    if (sent_[id].attr == kNoAttr) continue;
+    attrs_.unref(sent_[id].attr);
+    rib_.unpin(id);
+  }
+}
+
+void UpdateGroup::begin() {
+  for (PrefixId id = 0; id < rib_.id_limit(); ++id)
+    if (rib_.used(id) && rib_.best(id) != kNone) queue(id);
+}
+
+// --- members --------------------------------------------------------------------------------------------------------
+
+UpdateGroup::Member* UpdateGroup::join(RibPeerId peer, std::uint32_t router_id) {
+  auto& m = *members_.emplace_back(std::make_unique<Member>());
+  m.peer = peer;
+  m.router_id = router_id;
+  if (counts_[0] + counts_[1] == 0) {
+    m.at = tail_;
+  } else {
+    m.wants_dump[0] = target_.families[0];
+    m.wants_dump[1] = target_.families[1];
+  }
+  return &m;
+}
+
+UpdateGroup::Member* UpdateGroup::join_from(UpdateGroup& former, const Member& was) {
+  auto& m = *members_.emplace_back(std::make_unique<Member>());
+  m.peer = was.peer;
+  m.router_id = was.router_id;
+  m.at = tail_;
+  m.lag = std::make_unique<Lag>();
+  lagging_.push_back(&m);
+  former.mark_sent(*m.lag, std::nullopt);
+  mark_sent(*m.lag, std::nullopt);
+  if (was.lag) {
+    for (PrefixId id = 0; id < was.lag->pending.size(); ++id)
+      if (was.lag->pending[id]) mark(*m.lag, id);
+    for (auto f : {0, 1}) m.lag->ends_dump[f] = was.lag->ends_dump[f];
+  } else if (was.at) {
+    former.mark_unread(was, *m.lag);
+  }
+  for (auto f : {0, 1}) m.lag->ends_dump[f] |= was.dumping[f];
+  return &m;
+}
+
+void UpdateGroup::leave(Member* member) {
+  if (member->lag) release(*member->lag);
+  std::erase(lagging_, member);
+  std::erase_if(members_, [&](const auto& m) { return m.get() == member; });
+}
+
+void UpdateGroup::refresh(Member& m, Family family) {
+  if (!m.lag) {
+    m.wants_dump[fam(family)] = true;
+    return;
+  }
+  m.lag->ends_dump[fam(family)] = true;
+  mark_sent(*m.lag, family);
+}
+
+bool UpdateGroup::in_sync(const Member& m) const {
+  return m.at == tail_ && !m.lag && queue_at_ == queue_.size() && !m.dumping[0] && !m.dumping[1] && !m.wants_dump[0] &&
+         !m.wants_dump[1];
+}
+
+void UpdateGroup::count_for(const Member& m, std::uint32_t out[2]) const {
+  out[0] = counts_[0];
+  out[1] = counts_[1];
+  for (PrefixId id = 0; id < sent_.size(); ++id)
+    if (sent_[id].attr != kNoAttr && excludes(sent_[id].attr, sent_[id].source, m)) --out[fam(rib_.family(id))];
+}
+
+std::size_t UpdateGroup::journal_bytes() const {
+  auto oldest = tail_->end_offset;
+  for (const auto& m : members_)
+    if (m->at) oldest = std::min(oldest, m->at->end_offset);
+  return tail_->end_offset - oldest;
+}
+
+// --- what is to be sent ---------------------------------------------------------------------------------------------
+
+void UpdateGroup::queue(PrefixId id) {
+  if (id >= queued_.size()) queued_.resize(std::max<std::size_t>(id + 1, rib_.id_limit()));
+  if (queued_[id]) return;
+  queued_[id] = true;
+  rib_.pin(id);
+  queue_.push_back(id);
+}
+
+void UpdateGroup::resend_all() {
+  for (PrefixId id = 0; id < sent_.size(); ++id) {
+    if (sent_[id].attr == kNoAttr) continue;
+    sent_[id].resend = 1;
+    queue(id);
+  }
+}
+
+std::uint32_t UpdateGroup::skip_router(AttrId attr) const {
+  const auto& set = attrs_.at(attr);
+  // The originator would drop it (RFC 4456 8).
+  return target_.internal && set.has_originator ? set.originator_id : 0;
+}
+
+bool UpdateGroup::excludes(AttrId attr, RibPeerId source, const Member& m) const {
+  if (source == m.peer) return true;
+  const auto router = skip_router(attr);
+  return router != 0 && router == m.router_id;
+}
+
+/// Would there be bytes for it? Only what depends on the set, so that nothing fails later.
+bool UpdateGroup::sendable(AttrId attr, RibPeerId source, Family family) {
+  const auto& set = attrs_.at(attr);
+  const auto& self = family == Family::v4 ? target_.self_v4 : target_.self_v6;
+  if (target_.next_hop == NextHopMode::self || set.next_hop.is_unspecified()) {
+    if (!self || self->family() != family) return false;
+  } else if (set.next_hop.family() != family) {
+    return false;
+  }
+  // Far below a message's size nothing that is added can be too much.
+  if ((target_.as4 ? set.size : 2 * set.size) + 1024 < target_.max_message) return true;
+  Ip next_hop;
+  if (!encode_set(attr, source, family, set_, next_hop)) return false;
+  const Prefix longest = Prefix::host(family == Family::v4 ? Ip::v4(0) : next_hop);
+  Bytes out;
+  std::size_t n = 0;
+  return encode_announce(out, n, family, set_, next_hop, std::span(&longest, 1), target_.max_message);
+}
+
+/// The set and the source everybody but the excluded is to have, with a reference for the caller; or kNoAttr.
+AttrId UpdateGroup::wanted(PrefixId id, RibPeerId& source) {
+  const auto best = rib_.best(id);
+  if (best == kNone || !target_.exports) return kNoAttr;
+  const auto family = rib_.family(id);
+  if (!target_.families[fam(family)]) return kNoAttr;
+  const auto& path = rib_.path(best);
+  const auto& set = attrs_.at(path.attr);
+  const auto& rp = rib_.peer(path.peer);
+  if (!may_export({rp.kind, rp.client, rp.router_id}, target_, set.no_export, set.no_advertise)) return kNoAttr;
+  if (!sendable(path.attr, path.peer, family)) return kNoAttr;
+  source = path.peer;
+  attrs_.ref(path.attr);
+  return path.attr;
+}
+
+bool UpdateGroup::encode_set(AttrId attr, RibPeerId source, Family family, Bytes& out, Ip& next_hop) {
+  const auto& rp = rib_.peer(source);
+  const auto a = export_route(attrs_.decode(attr), family, {rp.kind, rp.client, rp.router_id}, target_, speaker_);
+  if (!a) return false;
+  wire::Writer w(2 * 65535);
+  encode_attributes(w, *a, target_.as4);
+  out = w.take();
+  next_hop = a->next_hop;
+  return true;
+}
+
+/// Two sets that differ may be the same to this group, where the next hop is ours or the set is stripped.
+bool UpdateGroup::same_bytes(PrefixId id, AttrId a, RibPeerId source_a, AttrId b, RibPeerId source_b) {
+  if (target_.internal && target_.next_hop == NextHopMode::keep) return false;
+  Ip hop_a, hop_b;
+  const auto family = rib_.family(id);
+  return encode_set(a, source_a, family, set_, hop_a) && encode_set(b, source_b, family, other_set_, hop_b) &&
+         hop_a == hop_b && set_ == other_set_;
+}
+
+/// Compares what was sent with what is wanted; adds what has to be said.
+void UpdateGroup::update(PrefixId id, std::vector<Item>& items) {
+  if (id >= sent_.size()) sent_.resize(std::max<std::size_t>(id + 1, rib_.id_limit()));
+  auto& sent = sent_[id];
+  RibPeerId source = kLocalPeer;
+  const auto attr = wanted(id, source);
+  const bool again = sent.resend != 0;
+  sent.resend = 0;
+  if (attr == sent.attr && (attr == kNoAttr || source == sent.source) && !(again && attr != kNoAttr)) {
+    attrs_.unref(attr);
+    return;
+  }
+  const auto family = rib_.family(id);
+  Item item;
+  item.id = id;
+  item.family = static_cast<std::uint8_t>(fam(family));
+  for (auto* m : lagging_) mark(*m->lag, id);
+  // Joiners whose dump has not come to this prefix hear of it there; but a withdrawal may be the end of what they had.
+  const bool ahead = dump_active_ && id >= dump_at_;
+  if (attr == kNoAttr) {
+    item.skip = sent.source;
+    item.skip_router = skip_router(sent.attr);
+    items.push_back(item);
+    attrs_.unref(sent.attr);
+    sent = Sent{};
+    --counts_[item.family];
+    rib_.unpin(id);
+    return;
+  }
+  const bool had = sent.attr != kNoAttr;
+  const bool same_source = had && sent.source == source && skip_router(sent.attr) == skip_router(attr);
+  if (again || !same_source || !same_bytes(id, sent.attr, sent.source, attr, source)) {
+    item.attr = attr;
+    item.source = item.skip = source;
+    item.skip_router = skip_router(attr);
+    item.audience = ahead ? Run::For::members : Run::For::everyone;
+    items.push_back(item);
+    // Who had it and is now its source has to forget it.
+    if (had && !same_source)
+      for (const auto& m : members_) {
+        if (m->lag || !m->at || !excludes(attr, source, *m) || excludes(sent.attr, sent.source, *m)) continue;
+        Item gone;
+        gone.id = id;
+        gone.family = item.family;
+        gone.only = m->peer;
+        items.push_back(gone);
+      }
+  }
+  if (had) {
+    attrs_.unref(sent.attr);
+  } else {
+    rib_.pin(id);
+    ++counts_[item.family];
+  }
+  sent.attr = attr;
+  sent.source = source;
+}
+
+// --- encoding -------------------------------------------------------------------------------------------------------
+
+void UpdateGroup::emit(std::vector<Item>& items, Segment& segment) {
+  const auto key = [](const Item& i) {
+    return std::make_tuple(i.only, i.audience, i.family, i.skip, i.skip_router, ~i.attr, i.id);
+  };
+  const auto before = [&](const Item& a, const Item& b) { return key(a) < key(b); };
+  if (!std::is_sorted(items.begin(), items.end(), before)) std::sort(items.begin(), items.end(), before);
+  for (std::size_t i = 0; i < items.size();) {
+    const auto& first = items[i];
+    Run run;
+    run.begin = static_cast<std::uint32_t>(segment.data.size());
+    run.skip = first.skip;
+    run.only = first.only;
+    run.skip_router = first.skip_router;
+    run.family = first.family;
+    run.audience = first.audience;
+    const auto family = kFamilies[first.family];
+    std::size_t messages = 0;
+    while (i < items.size() && items[i].only == run.only && items[i].audience == run.audience &&
+           items[i].family == run.family && items[i].skip == run.skip && items[i].skip_router == run.skip_router) {
+      const auto attr = items[i].attr;
+      const auto source = items[i].source;
+      prefixes_.clear();
+      for (; i < items.size() && items[i].attr == attr && items[i].source == source && items[i].only == run.only &&
+             items[i].audience == run.audience && items[i].family == run.family && items[i].skip == run.skip &&
+             items[i].skip_router == run.skip_router;
+           ++i)
+        prefixes_.push_back(rib_.prefix(items[i].id));
+      if (attr == kNoAttr) {
+        encode_withdraw(segment.data, messages, family, prefixes_, target_.max_message);
+        run.withdrawn += static_cast<std::uint32_t>(prefixes_.size());
+      } else {
+        Ip next_hop;
+        const bool fits =
+            encode_set(attr, source, family, set_, next_hop) &&
+            encode_announce(segment.data, messages, family, set_, next_hop, prefixes_, target_.max_message);
+        assert(fits);  // sendable() looked
+        (void)fits;
+        run.announced += static_cast<std::uint32_t>(prefixes_.size());
+      }
+    }
+    run.messages = static_cast<std::uint32_t>(messages);
+    run.end = static_cast<std::uint32_t>(segment.data.size());
+    segment.runs.push_back(run);
+  }
+}
+
+void UpdateGroup::append(std::shared_ptr<Segment> segment) {
+  if (segment->runs.empty()) return;
+  segment->data.shrink_to_fit();
+  segment->end_offset = tail_->end_offset + segment->data.size();
+  tail_->next = segment;
+  tail_ = std::move(segment);
+}
+
+void UpdateGroup::append_mark(Run::For what) {
+  auto s = std::make_shared<Segment>();
+  s->runs.emplace_back().audience = what;
+  append(std::move(s));
+}
+
+bool UpdateGroup::produce(std::size_t budget) {
+  std::uint64_t fastest = ~std::uint64_t{0}, fastest_joiner = fastest;
+  bool waiting = false, joining = false;
+  for (const auto& m : members_) {
+    const bool joins = m->wants_dump[0] || m->wants_dump[1] || m->dumping[0] || m->dumping[1];
+    waiting |= m->wants_dump[0] || m->wants_dump[1];
+    if (m->lag) {
+      fastest = 0;  // it holds nothing of the journal
+      continue;
+    }
+    joining |= joins;
+    if (!m->at) continue;
+    fastest = std::min(fastest, lag_of(*m));
+    if (joins) fastest_joiner = std::min(fastest_joiner, lag_of(*m));
+  }
+  if (dump_active_ && !joining) {
+    dump_active_ = false;
+    append_mark(Run::For::dump_end);
+  }
+  if (queue_at_ < queue_.size() && (fastest < kWindow || members_.empty() || fastest == ~std::uint64_t{0})) {
+    items_.clear();
+    const auto from = queue_at_;
+    for (std::size_t n = 0; n < budget && queue_at_ < queue_.size(); ++n) {
+      const auto id = queue_[queue_at_++];
+      queued_[id] = false;
+      update(id, items_);
+    }
+    auto segment = std::make_shared<Segment>();
+    emit(items_, *segment);
+    append(std::move(segment));
+    for (auto i = from; i < queue_at_; ++i) rib_.unpin(queue_[i]);  // their names were needed until here
+    if (queue_at_ == queue_.size() || queue_at_ > 65536) {
+      queue_.erase(queue_.begin(), queue_.begin() + static_cast<std::ptrdiff_t>(queue_at_));
+      queue_at_ = 0;
+    }
+  }
+  // A dump copies what was sent; while that waits to be changed, its source may be gone.
+  const bool settled = queue_at_ == queue_.size() && !rib_.dirty();
+  if (!dump_active_ && waiting && settled) {
+    begin_dump();
+    fastest_joiner = 0;
+  }
+  if (dump_active_ && fastest_joiner < kWindow && settled) dump_window();
+  return (queue_at_ < queue_.size() && fastest < kWindow) || (dump_active_ && fastest_joiner < kWindow);
+}
+
+// --- dumps ----------------------------------------------------------------------------------------------------------
+
+void UpdateGroup::begin_dump() {
+  for (auto& m : members_)
+    if (!m->at) m->at = tail_;
+  append_mark(Run::For::dump_begin);
+  dump_active_ = true;
+  dump_at_ = 0;
+}
+
+void UpdateGroup::dump_window() {
+  items_.clear();
+  const auto end = std::min<std::size_t>(sent_.size(), dump_at_ + kDumpWindow);
+  for (; dump_at_ < end; ++dump_at_) {
+    const auto& sent = sent_[dump_at_];
+    if (sent.attr == kNoAttr) continue;
+    Item i;
+    i.id = dump_at_;
+    i.attr = sent.attr;
+    i.source = i.skip = sent.source;
+    i.skip_router = skip_router(sent.attr);
+    i.family = static_cast<std::uint8_t>(fam(rib_.family(dump_at_)));
+    i.audience = Run::For::joiners;
+    items_.push_back(i);
+  }
+  auto segment = std::make_shared<Segment>();
+  emit(items_, *segment);
+  append(std::move(segment));
+  if (dump_at_ < sent_.size()) return;
+  dump_active_ = false;
+  append_mark(Run::For::dump_end);
+}
+
+// --- handing out ----------------------------------------------------------------------------------------------------
+
+bool UpdateGroup::hears(const Member& m, const Run& run) const {
+  if (run.only != kNone) return run.only == m.peer;
+  if (run.skip == m.peer || (run.skip_router != 0 && run.skip_router == m.router_id)) return false;
+  if (run.audience == Run::For::joiners) return m.dumping[run.family];
+  if (run.audience == Run::For::members) return !m.dumping[run.family];
+  return true;
+}
+
+bool UpdateGroup::hand_out(Member& m, Outlet& outlet) {
+  if (!m.lag && m.at && lag_of(m) > kMaxLag && !outlet.ready()) detach(m, outlet);
+  if (m.lag) {
+    catch_up(m, outlet);
+    if (m.lag) return outlet.ready() && queue_at_ == queue_.size();
+  }
+  if (!m.at) return false;
+  while (outlet.ready()) {
+    auto next = m.at->next;
+    if (!next) return false;
+    // Runs that follow each other are one piece.
+    std::size_t begin = 0, end = 0;
+    const auto flush = [&] {
+      if (end > begin) outlet.put(next, begin, end);
+      begin = end = 0;
+    };
+    for (const auto& run : next->runs) {
+      switch (run.audience) {
+        case Run::For::dump_begin:
+          for (auto family : kFamilies)
+            if (std::exchange(m.wants_dump[fam(family)], false)) {
+              m.dumping[fam(family)] = true;
+              outlet.dump_began(family);
+            }
+          continue;
+        case Run::For::dump_end:
+          for (auto family : kFamilies)
+            if (std::exchange(m.dumping[fam(family)], false)) outlet.dump_ended(family);
+          continue;
+        default:
+          break;
+      }
+      if (!hears(m, run)) continue;
+      m.announced += run.announced;
+      m.withdrawn += run.withdrawn;
+      m.messages += run.messages;
+      if (run.begin != end) flush();
+      if (end == 0) begin = run.begin;
+      end = run.end;
+    }
+    flush();
+    m.at = std::move(next);
+  }
+  return m.at != tail_ && outlet.ready();
+}
+
+// --- slow members ---------------------------------------------------------------------------------------------------
+
+void UpdateGroup::mark(Lag& lag, PrefixId id) {
+  if (id >= lag.pending.size()) lag.pending.resize(std::max<std::size_t>(id + 1, rib_.id_limit()));
+  if (lag.pending[id]) return;
+  lag.pending[id] = true;
+  ++lag.count;
+  rib_.pin(id);
+}
+
+void UpdateGroup::release(Lag& lag) {
+  for (PrefixId id = 0; id < lag.pending.size() && lag.count > 0; ++id) {
+    if (!lag.pending[id]) continue;
+    lag.pending[id] = false;
+    --lag.count;
+    rib_.unpin(id);
+  }
+}
+
+/// What the journal still holds for the member becomes ids; the bytes tell which.
+void UpdateGroup::mark_unread(const Member& member, Lag& lag) {
+  Member m;  // hears() as it will be at each place
+  m.peer = member.peer;
+  m.router_id = member.router_id;
+  for (auto f : {0, 1}) {
+    m.wants_dump[f] = member.wants_dump[f];
+    m.dumping[f] = member.dumping[f];
+  }
+  Update update;
+  const CodecContext context{target_.internal, target_.as4};
+  for (auto s = member.at->next; s; s = s->next)
+    for (const auto& run : s->runs) {
+      if (run.audience == Run::For::dump_begin)
+        for (auto f : {0, 1}) m.dumping[f] |= std::exchange(m.wants_dump[f], false);
+      if (run.audience == Run::For::dump_end) m.dumping[0] = m.dumping[1] = false;
+      if (!hears(m, run)) continue;
+      for (auto bytes = View(s->data).subspan(run.begin, run.end - run.begin); bytes.size() >= kHeaderSize;) {
+        const auto length = std::to_integer<std::size_t>(bytes[16]) << 8 | std::to_integer<std::size_t>(bytes[17]);
+        const auto ok = decode_update(bytes.subspan(kHeaderSize, length - kHeaderSize), context, update);
+        assert(ok);
+        if (!ok) break;
+        for (const auto* list : {&update.withdrawn, &update.announced, &update.announced_mp})
+          for (const auto& p : *list) mark(lag, rib_.find_or_add(p));
+        bytes = bytes.subspan(length);
+      }
+    }
+}
+
+void UpdateGroup::mark_sent(Lag& lag, std::optional<Family> family) {
+  for (PrefixId id = 0; id < sent_.size(); ++id)
+    if (sent_[id].attr != kNoAttr && (!family || rib_.family(id) == *family)) mark(lag, id);
+}
+
+void UpdateGroup::detach(Member& m, Outlet& outlet) {
+  auto lag = std::make_unique<Lag>();
+  mark_unread(m, *lag);
+  for (auto family : kFamilies) {
+    const auto f = fam(family);
+    if (!m.dumping[f] && !m.wants_dump[f]) continue;
+    if (m.wants_dump[f]) outlet.dump_began(family);
+    m.dumping[f] = m.wants_dump[f] = false;
+    lag->ends_dump[f] = true;
+    mark_sent(*lag, family);
+  }
+  m.at = tail_;
+  m.lag = std::move(lag);
+  lagging_.push_back(&m);
+}
+
+void UpdateGroup::catch_up(Member& m, Outlet& outlet) {
+  auto& lag = *m.lag;
+  m.at = tail_;
+  // What is queued is not in sent_ yet: a group that is new would take everything away first.
+  while (lag.count > 0 && outlet.ready() && queue_at_ == queue_.size()) {
+    items_.clear();
+    if (lag.at >= lag.pending.size()) lag.at = 0;
+    for (; lag.at < lag.pending.size() && items_.size() < kCatchUp; ++lag.at) {
+      const auto id = lag.at;
+      if (!lag.pending[id]) continue;
+      lag.pending[id] = false;
+      --lag.count;
+      Item i;
+      i.id = id;
+      i.family = static_cast<std::uint8_t>(fam(rib_.family(id)));
+      const auto sent = id < sent_.size() ? sent_[id] : Sent{};
+      if (sent.attr != kNoAttr && !excludes(sent.attr, sent.source, m)) {
+        i.attr = sent.attr;
+        i.source = sent.source;
+      }
+      if (target_.families[i.family]) items_.push_back(i);
+      else rib_.unpin(id);
+    }
+    auto segment = std::make_shared<Segment>();
+    std::vector<PrefixId> done;
+    for (const auto& i : items_) done.push_back(i.id);
+    emit(items_, *segment);
+    for (const auto& run : segment->runs) {
+      m.announced += run.announced;
+      m.withdrawn += run.withdrawn;
+      m.messages += run.messages;
+    }
+    if (!segment->data.empty()) outlet.put(segment, 0, segment->data.size());
+    for (auto id : done) rib_.unpin(id);
+  }
+  if (lag.count > 0 || queue_at_ < queue_.size()) return;
+  for (auto family : kFamilies)
+    if (lag.ends_dump[fam(family)]) outlet.dump_ended(family);
+  std::erase(lagging_, &m);
+  m.lag.reset();
+}
+
+}  // namespace calico::bgp

@@ -1,0 +1,177 @@
+#pragma once
+/// Peers that are sent the same bytes. What changed is encoded once into a journal of immutable segments; each member
+/// has a place in it and hands what follows to its connection. The cost of a change is one encoding a group and, for
+/// each member, the kernel's copy.
+///
+///   journal:  ─[seg]─[seg]─[begin]─[dump…]─[seg]─[dump…]─[end]─[seg]─> tail
+///                 ^ slow member                                  ^ the others
+///
+/// A segment is cut into runs. A run says who must not get it (the peer the routes came from, the peer that originated
+/// them: RFC 4456 8), or who alone gets it. So "not back to the originator" is skipping a run.
+///
+/// Who joins late gets a dump: all that the group was sent, made in windows of the prefix ids and put into the same
+/// journal for joiners only. Those that wait when a dump begins share it. Changes that happen meanwhile reach a joiner
+/// if its dump has passed the prefix, else the dump will bring them: nobody sees an older state after a newer one.
+///
+/// A member that falls behind by kMaxLag is taken off the journal and becomes a set of prefix ids it has to be told of;
+/// when its connection takes more, it is sent their state of that moment, and at the end it is back on the journal. So
+/// a slow peer costs a bit a prefix, and the journal is never longer than kMaxLag. As long as not even the fastest
+/// member takes more, nothing is encoded: changes wait as ids, and what is superseded there was never sent.
+///
+/// Thread: loop. Owns: the journal, references into the attribute store and pins on prefixes for all that was sent.
+/// Borrows RIB and attribute store. Errors: none; a route that fits no message counts as not exported.
+/// RFC: 4271 9.2, 4456 8, 4724 2 (when End-of-RIB may follow), 7313 (begin and end of a refresh).
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "core/bgp/rib/blocks.hpp"
+#include "core/bgp/rib/policy.hpp"
+#include "core/bgp/rib/rib.hpp"
+
+namespace calico::bgp {
+
+struct Run {
+  enum class For : std::uint8_t { everyone, joiners, members, dump_begin, dump_end };
+  std::uint32_t begin = 0, end = 0;  // bytes of Segment::data
+  RibPeerId skip = kNone;            // the source
+  RibPeerId only = kNone;
+  std::uint32_t skip_router = 0;  // the originator's identifier; 0 = nobody
+  For audience = For::everyone;
+  std::uint8_t family = 0;
+  std::uint32_t announced = 0, withdrawn = 0, messages = 0;
+};
+
+struct Segment {
+  ~Segment();
+  Bytes data;
+  std::vector<Run> runs;
+  std::uint64_t end_offset = 0;  // of the journal, in bytes
+  std::shared_ptr<Segment> next;
+};
+
+class UpdateGroup {
+ public:
+  static constexpr std::size_t kWindow = 1024 * 1024;      ///< bytes encoded ahead of the fastest member
+  static constexpr std::size_t kMaxLag = 4 * 1024 * 1024;  ///< bytes behind the newest
+
+  /// Where a member's bytes go: its connection.
+  class Outlet {
+   public:
+    virtual ~Outlet() = default;
+    /// There is room for more.
+    virtual bool ready() const = 0;
+    virtual void put(std::shared_ptr<const Segment> segment, std::size_t begin, std::size_t end) = 0;
+    /// A dump the member asked for begins or has ended here.
+    virtual void dump_began(Family family) = 0;
+    virtual void dump_ended(Family family) = 0;
+  };
+
+  struct Lag {
+    std::vector<bool> pending;  // by prefix id, pinned
+    std::size_t count = 0;
+    PrefixId at = 0;
+    bool ends_dump[2] = {false, false};
+  };
+
+  /// One peer's place.
+  struct Member {
+    RibPeerId peer = kNone;
+    std::uint32_t router_id = 0;
+    std::shared_ptr<Segment> at;  // handed out up to its end; null: waits for a dump
+    bool wants_dump[2] = {false, false}, dumping[2] = {false, false};
+    std::unique_ptr<Lag> lag;
+    // What was handed out.
+    std::uint64_t announced = 0, withdrawn = 0, messages = 0;
+  };
+
+  UpdateGroup(Rib& rib, AttrStore& attrs, const LocalSpeaker& speaker, Target target);
+  ~UpdateGroup();
+  UpdateGroup(const UpdateGroup&) = delete;
+  UpdateGroup& operator=(const UpdateGroup&) = delete;
+
+  const Target& target() const { return target_; }
+  /// All prefixes have to be looked at; called once, before the first member joins.
+  void begin();
+  Member* join(RibPeerId peer, std::uint32_t router_id);
+  /// A peer whose treatment changed under a living session comes from another group (and leaves it afterwards): it is
+  /// told the state here of all it was or may have been sent there.
+  Member* join_from(UpdateGroup& former, const Member& was);
+  void leave(Member* member);
+  bool empty() const { return members_.empty(); }
+  /// The member gets everything of the family again.
+  void refresh(Member& member, Family family);
+
+  /// The prefix was decided again.
+  void queue(PrefixId id);
+  /// Everything is sent again to everybody (the group's common treatment changed).
+  void resend_all();
+  /// Encodes at most about `budget` prefixes. True: there is more, and somebody would take it.
+  bool produce(std::size_t budget);
+  /// Gives the member's connection what it takes now. True: there is more, and the connection would take it.
+  bool hand_out(Member& member, Outlet& outlet);
+  /// Everything this member is to have was handed out (End-of-RIB may follow).
+  bool in_sync(const Member& member) const;
+
+  /// Routes this member has been sent or will be; looks at every prefix.
+  void count_for(const Member& member, std::uint32_t out[2]) const;
+  std::size_t journal_bytes() const;
+
+ private:
+  struct Sent {
+    AttrId attr = kNoAttr;
+    std::uint32_t source : 31 = 0;
+    std::uint32_t resend : 1 = 0;
+  };
+  struct Item {
+    PrefixId id = kNone;
+    AttrId attr = kNoAttr;  // kNoAttr: withdrawn
+    RibPeerId source = kNone;
+    RibPeerId skip = kNone, only = kNone;
+    std::uint32_t skip_router = 0;
+    std::uint8_t family = 0;
+    Run::For audience = Run::For::everyone;
+  };
+  AttrId wanted(PrefixId id, RibPeerId& source);
+  bool sendable(AttrId attr, RibPeerId source, Family family);
+  std::uint32_t skip_router(AttrId attr) const;
+  bool excludes(AttrId attr, RibPeerId source, const Member& m) const;
+  void update(PrefixId id, std::vector<Item>& items);
+  bool same_bytes(PrefixId id, AttrId a, RibPeerId source_a, AttrId b, RibPeerId source_b);
+  bool encode_set(AttrId attr, RibPeerId source, Family family, Bytes& out, Ip& next_hop);
+  void emit(std::vector<Item>& items, Segment& segment);
+  void append(std::shared_ptr<Segment> segment);
+  void append_mark(Run::For what);
+  void dump_window();
+  void begin_dump();
+  bool hears(const Member& m, const Run& run) const;
+  void detach(Member& m, Outlet& outlet);
+  void mark_unread(const Member& m, Lag& lag);
+  void mark_sent(Lag& lag, std::optional<Family> family);
+  void mark(Lag& lag, PrefixId id);
+  void catch_up(Member& m, Outlet& outlet);
+  void release(Lag& lag);
+  std::uint64_t lag_of(const Member& m) const { return tail_->end_offset - m.at->end_offset; }
+
+  Rib& rib_;
+  AttrStore& attrs_;
+  const LocalSpeaker& speaker_;
+  Target target_;
+  std::vector<std::unique_ptr<Member>> members_;
+  std::vector<Member*> lagging_;
+  Blocks<Sent> sent_;
+  std::uint32_t counts_[2] = {0, 0};
+  std::vector<PrefixId> queue_;
+  std::size_t queue_at_ = 0;
+  std::vector<bool> queued_;
+  std::shared_ptr<Segment> tail_;
+  bool dump_active_ = false;
+  PrefixId dump_at_ = 0;
+  // Work space.
+  std::vector<Item> items_;
+  std::vector<Prefix> prefixes_;
+  Bytes set_, other_set_;
+};
+
+}  // namespace calico::bgp
