@@ -75,7 +75,7 @@ tl::unexpected<Fault> update_fault(std::uint8_t subcode, std::string what, View 
 
 // --- MP_REACH_NLRI, MP_UNREACH_NLRI ---------------------------------------------------------------------------------
 
-Decoded<MpReach> decode_reach(Reader r) {
+Decoded<MpReach> decode_reach(Reader r, const CodecContext& context) {
   MpReach m;
   m.family.afi = r.be<std::uint16_t>();
   m.family.safi = r.be<std::uint8_t>();
@@ -83,17 +83,17 @@ Decoded<MpReach> decode_reach(Reader r) {
   (void)r.be<std::uint8_t>();  // reserved
   m.nlri = r.rest();
   if (!r.ok()) return update_fault(9, "MP_REACH_NLRI is short");
-  if (m.family == kIpv4Unicast) {
-    m.next_hop_ok = next_hop.size() == 4;  // an IPv6 next hop (RFC 8950) was not offered
-    if (m.next_hop_ok) m.next_hop = Ip::from_bytes(next_hop);
-  } else if (m.family == kIpv6Unicast) {
-    // RFC 2545: a global address, or a global and a link-local one; alone, either may stand in the first place.
-    m.next_hop_ok = next_hop.size() == 16 || next_hop.size() == 32;
-    if (m.next_hop_ok) {
-      m.next_hop = Ip::from_bytes(next_hop.first(16));
-      if (m.next_hop.is_unspecified() && next_hop.size() == 32) m.next_hop = Ip::from_bytes(next_hop.subspan(16));
-    }
+  const bool v4 = m.family == kIpv4Unicast;
+  if (!v4 && m.family != kIpv6Unicast) return m;
+  if (v4 && next_hop.size() == 4) {
+    m.next_hop = Ip::from_bytes(next_hop);
+    return m;
   }
+  // RFC 2545, 8950: a global address, or a global and a link-local one; alone, either may stand in the first place.
+  m.next_hop_ok = (!v4 || context.extended_next_hop) && (next_hop.size() == 16 || next_hop.size() == 32);
+  if (!m.next_hop_ok) return m;
+  m.next_hop = Ip::from_bytes(next_hop.first(16));
+  if (m.next_hop.is_unspecified() && next_hop.size() == 32) m.next_hop = Ip::from_bytes(next_hop.subspan(16));
   return m;
 }
 
@@ -427,7 +427,7 @@ Decoded<AttrBlock> decode_attributes(View block, const CodecContext& context) {
     if ((flags & (kFlagOptional | kFlagTransitive)) != row->flags)
       withdraw(fmt::format("{} with flags {:#04x}", row->name, flags));  // RFC 7606 3 c; the value is read on
     if (type == kAttrMpReach) {
-      auto reach = decode_reach(Reader(value));
+      auto reach = decode_reach(Reader(value), context);
       if (!reach) return tl::unexpected(std::move(reach.error()));
       if (!reach->next_hop_ok) withdraw("MP_REACH_NLRI next hop has a wrong length");
       out.reach = std::move(*reach);

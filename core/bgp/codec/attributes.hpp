@@ -2,7 +2,7 @@
 /// Path attributes: one table row per attribute (name, flags, length rule, RFC 7606 verdict), the decoded set as a
 /// value, and the canonical wire form under which sets are interned. Pure. Thread: any. Errors: only what RFC 7606
 /// leaves to a session reset is a Fault; the rest is in AttrBlock. RFC: 4271 4.3, 5; 4456 8; 4760 3-4; 6793; 7606 3, 7;
-/// 7607; 1997; 4360; 8092. Deviations: an unrecognized well-known attribute makes the routes withdrawn instead of
+/// 7607; 1997; 4360; 8092; 8950. Deviations: an unrecognized well-known attribute makes the routes withdrawn instead of
 /// resetting the session (one bad route must not cost the others); LOCAL_PREF missing from an iBGP route likewise
 /// (4271 5.1.5 makes it mandatory there).
 #include <cstdint>
@@ -95,15 +95,22 @@ struct Attrs {
   bool operator==(const Attrs&) const = default;
 };
 
+/// What was negotiated with the sender of an UPDATE, as far as its meaning depends on it.
 struct CodecContext {
   bool ibgp = true;
-  bool as4 = true;  ///< both sides announced 4-octet AS numbers
+  bool as4 = true;                        ///< both sides announced 4-octet AS numbers
+  bool add_path_rx[2]{};                  ///< IPv4, IPv6: path identifiers stand before the prefixes (RFC 7911)
+  bool extended_next_hop = false;         ///< IPv4 routes may have an IPv6 next hop (RFC 8950)
+  std::size_t max_message = kMaxMessage;  ///< both ways (RFC 8654); for whoever frames, the decoder takes any size
+
+  bool add_path(Family f) const { return add_path_rx[f == Family::v4 ? 0 : 1]; }
+  bool operator==(const CodecContext&) const = default;
 };
 
 struct MpReach {
   AfiSafi family;
   Ip next_hop;
-  bool next_hop_ok = true;  ///< of the route's family
+  bool next_hop_ok = true;  ///< one that the family may have
   View nlri;
 };
 struct MpUnreach {

@@ -31,7 +31,7 @@ using Decoded = tl::expected<T, Fault>;
 enum class MessageType : std::uint8_t { open = 1, update = 2, notification = 3, keepalive = 4, route_refresh = 5 };
 
 inline constexpr std::size_t kHeaderSize = 19;
-inline constexpr std::size_t kMaxMessage = 4096;
+inline constexpr std::size_t kMaxMessage = 4096, kMaxExtendedMessage = 65535;  // RFC 8654
 
 /// NOTIFICATION codes (RFC 4271 4.5) and the subcodes we send.
 namespace notify {

@@ -522,16 +522,16 @@ void Peer::handle_update(View body) {
     return;
   }
   auto& rib = core_.rib();
-  for (const auto& p : u.withdrawn) {
+  for (const auto& w : u.withdrawn) {
     ++counters_.import_withdraws;
-    rib.withdraw(rib_id_, p);
+    rib.withdraw(rib_id_, w.prefix);
   }
   counters_.attributes_discarded += u.attributes_discarded;
   if (u.treat_as_withdraw) {
     const auto n = u.announced.size() + u.announced_mp.size();
     counters_.treated_as_withdraw += n;
     for (const auto* list : {&u.announced, &u.announced_mp})
-      for (const auto& p : *list) rib.withdraw(rib_id_, p);
+      for (const auto& route : *list) rib.withdraw(rib_id_, route.prefix);
     const auto now = core_.now();
     if (!last_update_error_ || now - *last_update_error_ > kUpdateErrorPause) {
       last_update_error_ = now;
@@ -555,24 +555,24 @@ void Peer::handle_update(View body) {
   core_.schedule_flush();
 }
 
-void Peer::announce(const std::vector<Prefix>& prefixes, Attrs attrs) {
-  const auto family = prefixes.front().family();
+void Peer::announce(const std::vector<Nlri>& routes, Attrs attrs) {
+  const auto family = routes.front().prefix.family();
   auto& rib = core_.rib();
   const auto& s = *session_;
   if (!s.families[fam(family)]) return;
-  counters_.import_updates += prefixes.size();
+  counters_.import_updates += routes.size();
   const auto refuse = [&](const Prefix& p) {
     ++counters_.import_rejected;
     rib.withdraw(rib_id_, p);
   };
   if (!imports() ||
       import_route(attrs, core_.speaker(), internal(), family == Family::v4 ? s.target.self_v4 : s.target.self_v6)) {
-    for (const auto& p : prefixes) refuse(p);
+    for (const auto& route : routes) refuse(route.prefix);
     return;
   }
   const auto id = core_.attrs().intern(attrs);
   const auto now = core_.now_ms();
-  for (const auto& p : prefixes) {
+  for (const auto& [p, path_id] : routes) {
     if (!acceptable(p)) {
       refuse(p);
       continue;

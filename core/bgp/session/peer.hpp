@@ -87,7 +87,7 @@ class Peer final : public Connection::Handler,
   void session_down(const Down& down);
   bool keeps_routes(const Down& down) const;
   void handle_update(View body);
-  void announce(const std::vector<Prefix>& prefixes, Attrs attrs);
+  void announce(const std::vector<Nlri>& routes, Attrs attrs);
   void end_of_rib(Family family);
   void expire_stale();
   void drop_all_routes();

@@ -9,15 +9,15 @@ using namespace calico;
 using namespace calico::bgp;
 
 namespace {
-void same_again(Family family, const std::vector<Prefix>& prefixes, Attrs attrs) {
-  if (prefixes.empty() || attrs.next_hop.family() != family || attrs.next_hop.is_unspecified()) return;
+void same_again(Family family, const std::vector<Nlri>& routes, Attrs attrs) {
+  if (routes.empty() || attrs.next_hop.family() != family || attrs.next_hop.is_unspecified()) return;
   attrs.local_pref = attrs.local_pref.value_or(100);
   wire::Writer block(200000);
   encode_attributes(block, attrs);
   Bytes stream;
   std::size_t messages = 0;
-  if (!encode_announce(stream, messages, family, block.view(), attrs.next_hop, prefixes)) return;
-  std::vector<Prefix> got;
+  if (!encode_announce(stream, messages, EncodeContext{family}, block.view(), attrs.next_hop, routes)) return;
+  std::vector<Nlri> got;
   Update u;
   for (View rest = stream; !rest.empty();) {
     auto h = decode_header(rest.first(kHeaderSize));
@@ -30,7 +30,7 @@ void same_again(Family family, const std::vector<Prefix>& prefixes, Attrs attrs)
     got.insert(got.end(), list.begin(), list.end());
     rest = rest.subspan(h->length);
   }
-  if (got != prefixes) std::abort();
+  if (got != routes) std::abort();
 }
 }  // namespace
 
@@ -46,6 +46,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   same_again(Family::v4, announced, attrs);
   if (mp.empty()) return 0;
   attrs.next_hop = mp_next_hop;
-  same_again(mp[0].family(), mp, attrs);
+  same_again(mp[0].prefix.family(), mp, attrs);
   return 0;
 }

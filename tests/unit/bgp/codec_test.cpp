@@ -46,6 +46,8 @@ class Random {
   Prefix v4() { return Prefix{Ip::v4(u32()), static_cast<std::uint8_t>(below(33))}.masked(); }
   Prefix v6() { return Prefix{Ip::from_bytes(bytes(16)), static_cast<std::uint8_t>(below(129))}.masked(); }
 
+  Nlri route(Family family, bool add_path) { return {family == Family::v6 ? v6() : v4(), add_path ? u32() : 0}; }
+
   Open open() {
     Open o;
     o.hold_time_s = static_cast<std::uint16_t>(chance() ? 0 : 3 + below(65000));
@@ -99,11 +101,20 @@ class Random {
   std::mt19937_64 gen_;
 };
 
+std::vector<Prefix> prefixes_of(const std::vector<Nlri>& routes) {
+  std::vector<Prefix> out;
+  for (const auto& r : routes) {
+    EXPECT_EQ(r.path_id, 0U);
+    out.push_back(r.prefix);
+  }
+  return out;
+}
+
 /// Splits a stream of messages; each header must be right.
-std::vector<Bytes> messages_of(View stream) {
+std::vector<Bytes> messages_of(View stream, std::size_t max_message = kMaxMessage) {
   std::vector<Bytes> out;
   while (!stream.empty()) {
-    auto h = decode_header(stream.first(std::min<std::size_t>(stream.size(), kHeaderSize)));
+    auto h = decode_header(stream.first(std::min<std::size_t>(stream.size(), kHeaderSize)), max_message);
     if (!h || h->length > stream.size()) {
       ADD_FAILURE() << "not a message";
       return out;
@@ -269,59 +280,149 @@ TEST(BgpAsPath, AnAggregatorOfAs0IsNotMerged) {
 
 // --- UPDATE ---------------------------------------------------------------------------------------------------------
 
+/// Everything that two speakers may have negotiated, at random.
+struct Negotiated {
+  Family family;
+  bool ipv6_next_hop;
+  EncodeContext out;
+  CodecContext in;
+};
+Negotiated negotiate(Random& random) {
+  Negotiated n;
+  n.family = random.chance() ? Family::v6 : Family::v4;
+  n.out.family = n.family;
+  n.out.add_path = n.in.add_path_rx[n.family == Family::v4 ? 0 : 1] = random.chance();
+  n.out.extended_next_hop = n.in.extended_next_hop = random.chance();
+  n.out.max_message = n.in.max_message = random.chance() ? kMaxMessage : kMaxExtendedMessage;
+  n.ipv6_next_hop = n.family == Family::v6 || (n.out.extended_next_hop && random.chance());
+  return n;
+}
+
 TEST(BgpUpdate, AnnouncementsRoundTrip) {
   Random random(3);
-  for (int i = 0; i < 300; ++i) {
-    const bool v6 = random.chance();
-    const auto a = random.attrs(v6);
+  std::size_t full = 0;
+  for (int i = 0; i < 600; ++i) {
+    const auto n = negotiate(random);
+    const auto a = random.attrs(n.ipv6_next_hop);
     Writer block(65535);
     encode_attributes(block, a);
-    std::vector<Prefix> prefixes;
-    for (std::uint32_t n = 1 + random.below(3000); n > 0; --n) prefixes.push_back(v6 ? random.v6() : random.v4());
-    Bytes stream;
+    std::vector<Nlri> routes;
+    for (std::uint32_t k = 1 + random.below(6000); k > 0; --k) routes.push_back(random.route(n.family, n.out.add_path));
+    Bytes stream = random.bytes(3);  // what was there before stays
+    const auto before = stream;
     std::size_t count = 0;
-    if (!encode_announce(stream, count, v6 ? Family::v6 : Family::v4, block.view(), a.next_hop, prefixes)) {
+    if (!encode_announce(stream, count, n.out, block.view(), a.next_hop, routes)) {
       EXPECT_GT(block.size(), 4000U);
-      EXPECT_TRUE(stream.empty());
+      EXPECT_EQ(stream, before);
       continue;
     }
-    const auto messages = messages_of(stream);
+    ASSERT_TRUE(std::equal(before.begin(), before.end(), stream.begin()));
+    const auto messages = messages_of(View(stream).subspan(3), n.out.max_message);
     EXPECT_EQ(messages.size(), count);
-    std::vector<Prefix> got;
+    std::vector<Nlri> got;
     Update u;
     for (const auto& m : messages) {
-      auto r = decode_update(body(m), {}, u);
+      if (&m != &messages.back()) {
+        EXPECT_GT(m.size() + 21, n.out.max_message) << "not packed";
+        ++full;
+      }
+      auto r = decode_update(body(m), n.in, u);
       ASSERT_TRUE(r) << r.error().what;
       EXPECT_FALSE(u.treat_as_withdraw) << u.reason;
       EXPECT_FALSE(u.end_of_rib);
       auto attrs = u.attrs;
-      if (v6) attrs.next_hop = u.mp_next_hop;
+      if (n.ipv6_next_hop) attrs.next_hop = u.mp_next_hop;
       EXPECT_EQ(attrs, a);
-      const auto& list = v6 ? u.announced_mp : u.announced;
+      const auto& list = n.ipv6_next_hop ? u.announced_mp : u.announced;
       got.insert(got.end(), list.begin(), list.end());
     }
-    EXPECT_EQ(got, prefixes);
+    EXPECT_EQ(got, routes);
   }
+  EXPECT_GT(full, 100U);
 }
 
 TEST(BgpUpdate, WithdrawalsRoundTripInFewMessages) {
   Random random(4);
-  for (auto family : {Family::v4, Family::v6}) {
-    std::vector<Prefix> prefixes;
-    for (int n = 0; n < 5000; ++n) prefixes.push_back(family == Family::v6 ? random.v6() : random.v4());
+  for (int i = 0; i < 40; ++i) {
+    const auto n = negotiate(random);
+    std::vector<Nlri> routes;
+    for (int k = 0; k < 5000; ++k) routes.push_back(random.route(n.family, n.out.add_path));
     Bytes stream;
     std::size_t count = 0;
-    encode_withdraw(stream, count, family, prefixes);
-    EXPECT_LT(count, family == Family::v4 ? 8U : 22U);
-    std::vector<Prefix> got;
+    encode_withdraw(stream, count, n.out, routes);
+    const std::size_t each = (n.out.add_path ? 5U : 1U) + (n.family == Family::v4 ? 4U : 16U);
+    EXPECT_LE(count, 5000 * each / (n.out.max_message - 30 - each) + 1);
+    std::vector<Nlri> got;
     Update u;
-    for (const auto& m : messages_of(stream)) {
-      ASSERT_TRUE(decode_update(body(m), {}, u));
+    for (const auto& m : messages_of(stream, n.out.max_message)) {
+      ASSERT_TRUE(decode_update(body(m), n.in, u));
       EXPECT_FALSE(u.end_of_rib);
       got.insert(got.end(), u.withdrawn.begin(), u.withdrawn.end());
     }
-    EXPECT_EQ(got, prefixes);
+    EXPECT_EQ(got, routes);
   }
+}
+
+TEST(BgpUpdate, PrefixesAloneAreRoutesWithoutIdentifiers) {
+  Random random(7);
+  const auto a = random.attrs(true);
+  Writer block(65535);
+  encode_attributes(block, a);
+  std::vector<Prefix> prefixes;
+  std::vector<Nlri> routes;
+  for (int i = 0; i < 3000; ++i) {
+    prefixes.push_back(random.v6());
+    routes.push_back({prefixes.back(), random.u32()});
+  }
+  for (const bool withdraw : {false, true}) {
+    Bytes one, two;
+    std::size_t n = 0, m = 0;
+    const EncodeContext context{Family::v6, false, false, kMaxMessage};
+    if (withdraw) {
+      encode_withdraw(one, n, Family::v6, prefixes);
+      encode_withdraw(two, m, context, routes);
+    } else {
+      ASSERT_TRUE(encode_announce(one, n, Family::v6, block.view(), a.next_hop, prefixes));
+      ASSERT_TRUE(encode_announce(two, m, context, block.view(), a.next_hop, routes));
+    }
+    EXPECT_EQ(one, two);
+    EXPECT_EQ(n, m);
+  }
+}
+
+TEST(BgpUpdate, PathIdentifiersOnTheWire) {
+  Attrs a;
+  a.next_hop = ip("10.0.0.1");
+  a.local_pref = 100;
+  Writer block(4096);
+  encode_attributes(block, a);
+  const std::vector<Nlri> routes{{pfx("10.65.0.1/32"), 7}, {pfx("10.65.0.1/32"), 0x01020304}, {pfx("0.0.0.0/0"), 9}};
+  Bytes m;
+  std::size_t n = 0;
+  ASSERT_TRUE(encode_announce(m, n, {Family::v4, true}, block.view(), a.next_hop, routes));
+  const auto tail = hex("00000007 20 0a410001  01020304 20 0a410001  00000009 00");
+  ASSERT_GT(m.size(), tail.size());
+  EXPECT_TRUE(std::equal(tail.rbegin(), tail.rend(), m.rbegin()));
+  Update u;
+  CodecContext context;
+  context.add_path_rx[0] = true;
+  ASSERT_TRUE(decode_update(body(m), context, u));
+  EXPECT_EQ(u.announced, routes);
+  EXPECT_FALSE(decode_update(hex("0004 00000007 0000"), context, u)) << "an identifier without a prefix";
+  EXPECT_FALSE(decode_update(hex("0003 000007 0000"), context, u)) << "half an identifier";
+  EXPECT_FALSE(decode_update(hex("0006 00000007 21 0a 0000"), context, u)) << "prefix length 33";
+}
+
+TEST(BgpUpdate, ANextHopThePeerCannotBeToldIsNotSent) {
+  const std::vector<Prefix> v4{pfx("10.65.0.1/32")}, v6{pfx("2001:db8::1/128")};
+  Bytes out;
+  std::size_t n = 0;
+  EXPECT_FALSE(encode_announce(out, n, Family::v4, {}, ip("2001:db8::1"), v4)) << "RFC 8950 was not negotiated";
+  EXPECT_FALSE(encode_announce(out, n, Family::v6, {}, ip("10.0.0.1"), v6));
+  EXPECT_TRUE(out.empty());
+  EXPECT_EQ(n, 0U);
+  EXPECT_TRUE(encode_announce(out, n, {Family::v4, false, true}, {}, ip("2001:db8::1"), v4));
+  EXPECT_EQ(n, 1U);
 }
 
 TEST(BgpUpdate, EndOfRib) {
@@ -469,7 +570,7 @@ class Verdict : public testing::Test {
 
 TEST_F(Verdict, TheControlIsWellFormed) {
   EXPECT_EQ(decode(good_), replaced);
-  EXPECT_EQ(u_.announced, std::vector{pfx("10.65.0.1/32")});
+  EXPECT_EQ(prefixes_of(u_.announced), std::vector{pfx("10.65.0.1/32")});
   EXPECT_EQ(u_.attrs.med, 5U);
   EXPECT_EQ(u_.attributes_discarded, 0U);
 }
@@ -539,7 +640,7 @@ TEST_F(Verdict, SessionReset) {
   auto twice = good_;
   twice.push_back(reach);
   EXPECT_EQ(decode(twice), replaced);
-  EXPECT_EQ(u_.announced_mp, std::vector{pfx("2001:db8::/64")});
+  EXPECT_EQ(prefixes_of(u_.announced_mp), std::vector{pfx("2001:db8::/64")});
   twice.push_back(reach);
   EXPECT_EQ(decode(twice), reset) << "MP_REACH twice";
   EXPECT_EQ(with({0x80, 14, hex("0002 01 10 2001")}), reset) << "MP_REACH cut in the next hop";
@@ -560,7 +661,22 @@ TEST_F(Verdict, MultiprotocolNextHops) {
   EXPECT_EQ(with({0x80, 14, hex(std::string("0002 01 04 0a000001 00") + nlri)}), withdrawn) << "IPv4 next hop for IPv6";
   EXPECT_EQ(with({0x80, 14, hex("0001 01 04 0a000009 00 20 0a410002")}), replaced) << "IPv4 in MP_REACH";
   EXPECT_EQ(u_.mp_next_hop, ip("10.0.0.9"));
-  EXPECT_EQ(u_.announced_mp, std::vector{pfx("10.65.0.2/32")});
+  EXPECT_EQ(prefixes_of(u_.announced_mp), std::vector{pfx("10.65.0.2/32")});
+  const auto over_v6 = "0001 01 10 20010db8000000000000000000000001 00 20 0a410002";
+  EXPECT_EQ(with({0x80, 14, hex(over_v6)}), withdrawn) << "RFC 8950 was not negotiated";
+  context_.extended_next_hop = true;
+  EXPECT_EQ(with({0x80, 14, hex(over_v6)}), replaced);
+  EXPECT_EQ(u_.mp_next_hop, ip("2001:db8::1"));
+  EXPECT_EQ(prefixes_of(u_.announced_mp), std::vector{pfx("10.65.0.2/32")});
+  EXPECT_EQ(with({0x80, 14,
+                  hex("0001 01 20 20010db8000000000000000000000001 fe800000000000000000000000000001 00 20 0a410002")}),
+            replaced)
+      << "global and link-local";
+  EXPECT_EQ(u_.mp_next_hop, ip("2001:db8::1"));
+  EXPECT_EQ(with({0x80, 14, hex("0001 01 08 0a000009 0a000009 00 20 0a410002")}), withdrawn) << "a length of 8";
+  EXPECT_EQ(decode({{0x80, 14, hex(over_v6)}, good_[0], good_[1], good_[4]}, {}, {}), replaced)
+      << "NEXT_HOP is not needed then";
+  EXPECT_EQ(with({0x80, 14, hex("0001 01 04 0a000009 00 20 0a410002")}), replaced) << "and an IPv4 one still does";
   EXPECT_EQ(with({0x80, 14, hex("0019 46 04 0a000009 00 1234")}), replaced) << "another family is left alone";
   EXPECT_EQ(u_.ignored_family, (AfiSafi{25, 70}));
   EXPECT_TRUE(u_.announced_mp.empty());

@@ -310,15 +310,15 @@ TEST_F(MalformedTest, APeerThatDoesNotReadDelaysNobody) {
     ASSERT_TRUE(m) << "after " << messages;
     ++messages;
     ASSERT_TRUE(decode_update(*m, {}, u));
-    got.insert(u.announced.begin(), u.announced.end());
-    for (const auto& w : u.withdrawn) got.erase(w);
+    for (const auto& route : u.announced) got.insert(route.prefix);
+    for (const auto& w : u.withdrawn) got.erase(w.prefix);
   }
   EXPECT_LT(messages, kRoutes);
   while (got.size() > 2) {
     auto m = deaf.wait(MessageType::update);
     ASSERT_TRUE(m) << got.size() << " routes left";
     ASSERT_TRUE(decode_update(*m, {}, u));
-    for (const auto& w : u.withdrawn) got.erase(w);
+    for (const auto& w : u.withdrawn) got.erase(w.prefix);
   }
 }
 
