@@ -37,7 +37,7 @@ std::optional<Attrs> export_route(Attrs a, Family family, const Source& source, 
     if (!self) return std::nullopt;
     a.next_hop = *self;
   }
-  if (a.next_hop.family() != family) return std::nullopt;
+  if (a.next_hop.family() != family && !(target.extended_next_hop && family == Family::v4)) return std::nullopt;
   if (target.internal) {
     if (!a.local_pref) a.local_pref = 100;
     if (source.kind == Source::Kind::internal) {

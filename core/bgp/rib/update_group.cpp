@@ -30,6 +30,23 @@ UpdateGroup::~UpdateGroup() {
     attrs_.unref(sent_[id].attr);
     rib_.unpin(id);
   }
+  for (auto& [id, list] : paths_) {
+    for (const auto& p : list) attrs_.unref(p.attr);
+    rib_.unpin(id);
+  }
+}
+
+/// f(path id, set, source) for all that everybody but the excluded has been sent of a prefix.
+template <class F>
+void UpdateGroup::each_sent(PrefixId id, F&& f) const {
+  if (id < sent_.size() && sent_[id].attr != kNoAttr) f(0U, sent_[id].attr, RibPeerId{sent_[id].source});
+  if (paths_.empty()) return;
+  if (auto it = paths_.find(id); it != paths_.end())
+    for (const auto& p : it->second) f(p.path_id, p.attr, p.source);
+}
+
+EncodeContext UpdateGroup::encoding(std::size_t family) const {
+  return {kFamilies[family], target_.add_path[family], target_.extended_next_hop && family == 0, target_.max_message};
 }
 
 void UpdateGroup::begin() {
@@ -95,8 +112,10 @@ bool UpdateGroup::in_sync(const Member& m) const {
 void UpdateGroup::count_for(const Member& m, std::uint32_t out[2]) const {
   out[0] = counts_[0];
   out[1] = counts_[1];
-  for (PrefixId id = 0; id < sent_.size(); ++id)
-    if (sent_[id].attr != kNoAttr && excludes(sent_[id].attr, sent_[id].source, m)) --out[fam(rib_.family(id))];
+  for (PrefixId id = 0; id < rib_.id_limit(); ++id)
+    each_sent(id, [&](std::uint32_t, AttrId attr, RibPeerId source) {
+      if (excludes(attr, source, m)) --out[fam(rib_.family(id))];
+    });
 }
 
 std::size_t UpdateGroup::journal_bytes() const {
@@ -122,6 +141,11 @@ void UpdateGroup::resend_all() {
     sent_[id].resend = 1;
     queue(id);
   }
+  for (auto& [id, list] : paths_) {
+    // A set that no route has: whatever is wanted differs from it.
+    for (auto& p : list) p.source = kNone;
+    queue(id);
+  }
 }
 
 std::uint32_t UpdateGroup::skip_router(AttrId attr) const {
@@ -142,7 +166,7 @@ bool UpdateGroup::sendable(AttrId attr, RibPeerId source, Family family) {
   const auto& self = family == Family::v4 ? target_.self_v4 : target_.self_v6;
   if (target_.next_hop == NextHopMode::self || set.next_hop.is_unspecified()) {
     if (!self || self->family() != family) return false;
-  } else if (set.next_hop.family() != family) {
+  } else if (set.next_hop.family() != family && !(target_.extended_next_hop && family == Family::v4)) {
     return false;
   }
   // Far below a message's size nothing that is added can be too much.
@@ -152,23 +176,19 @@ bool UpdateGroup::sendable(AttrId attr, RibPeerId source, Family family) {
   const Prefix longest = Prefix::host(family == Family::v4 ? Ip::v4(0) : next_hop);
   Bytes out;
   std::size_t n = 0;
-  return encode_announce(out, n, family, set_, next_hop, std::span(&longest, 1), target_.max_message);
+  return encode_announce(out, n, encoding(fam(family)), set_, next_hop, std::span(&longest, 1));
 }
 
-/// The set and the source everybody but the excluded is to have, with a reference for the caller; or kNoAttr.
-AttrId UpdateGroup::wanted(PrefixId id, RibPeerId& source) {
-  const auto best = rib_.best(id);
-  if (best == kNone || !target_.exports) return kNoAttr;
+/// Is this path for this group?
+bool UpdateGroup::wanted(PrefixId id, PathId path_id) {
+  if (path_id == kNone || !target_.exports) return false;
   const auto family = rib_.family(id);
-  if (!target_.families[fam(family)]) return kNoAttr;
-  const auto& path = rib_.path(best);
+  if (!target_.families[fam(family)]) return false;
+  const auto& path = rib_.path(path_id);
   const auto& set = attrs_.at(path.attr);
   const auto& rp = rib_.peer(path.peer);
-  if (!may_export({rp.kind, rp.client, rp.router_id}, target_, set.no_export, set.no_advertise)) return kNoAttr;
-  if (!sendable(path.attr, path.peer, family)) return kNoAttr;
-  source = path.peer;
-  attrs_.ref(path.attr);
-  return path.attr;
+  return may_export({rp.kind, rp.client, rp.router_id}, target_, set.no_export, set.no_advertise) &&
+         sendable(path.attr, path.peer, family);
 }
 
 bool UpdateGroup::encode_set(AttrId attr, RibPeerId source, Family family, Bytes& out, Ip& next_hop) {
@@ -196,13 +216,14 @@ void UpdateGroup::update(PrefixId id, std::vector<Item>& items) {
   if (id >= sent_.size()) sent_.resize(std::max<std::size_t>(id + 1, rib_.id_limit()));
   auto& sent = sent_[id];
   RibPeerId source = kLocalPeer;
-  const auto attr = wanted(id, source);
+  AttrId attr = kNoAttr;
+  if (const auto best = rib_.best(id); wanted(id, best)) {
+    source = rib_.path(best).peer;
+    attr = rib_.path(best).attr;
+  }
   const bool again = sent.resend != 0;
   sent.resend = 0;
-  if (attr == sent.attr && (attr == kNoAttr || source == sent.source) && !(again && attr != kNoAttr)) {
-    attrs_.unref(attr);
-    return;
-  }
+  if (attr == sent.attr && (attr == kNoAttr || source == sent.source) && !(again && attr != kNoAttr)) return;
   const auto family = rib_.family(id);
   Item item;
   item.id = id;
@@ -239,6 +260,7 @@ void UpdateGroup::update(PrefixId id, std::vector<Item>& items) {
         items.push_back(gone);
       }
   }
+  attrs_.ref(attr);
   if (had) {
     attrs_.unref(sent.attr);
   } else {
@@ -249,11 +271,58 @@ void UpdateGroup::update(PrefixId id, std::vector<Item>& items) {
   sent.source = source;
 }
 
+/// The same for a family with add-path: every usable path under its own id.
+void UpdateGroup::update_paths(PrefixId id, std::vector<Item>& items) {
+  const auto family = fam(rib_.family(id));
+  const auto it = paths_.find(id);
+  std::vector<SentPath> old;
+  if (it != paths_.end()) old.swap(it->second);
+  std::vector<SentPath> next;
+  for (auto p = rib_.first_path(id); p != kNone; p = rib_.path(p).next) {
+    if (!rib_.usable(rib_.path(p)) || !wanted(id, p)) continue;
+    const auto& path = rib_.path(p);
+    next.push_back({p + 1, path.attr, path.peer});
+    attrs_.ref(path.attr);
+  }
+  Item item;
+  item.id = id;
+  item.family = static_cast<std::uint8_t>(family);
+  for (const auto& o : old) {
+    const auto same = std::find_if(next.begin(), next.end(), [&](const auto& n) { return n.path_id == o.path_id; });
+    if (same != next.end() && (o.source == kNone || same->source == o.source)) continue;
+    // Gone, or the id is another peer's path now.
+    item.path_id = o.path_id;
+    item.skip = o.source;
+    item.skip_router = skip_router(o.attr);
+    item.attr = kNoAttr;
+    items.push_back(item);
+  }
+  for (const auto& n : next) {
+    const auto was = std::find_if(old.begin(), old.end(), [&](const auto& o) { return o.path_id == n.path_id; });
+    if (was != old.end() && was->attr == n.attr && was->source == n.source) continue;
+    item.path_id = n.path_id;
+    item.attr = n.attr;
+    item.source = item.skip = n.source;
+    item.skip_router = skip_router(n.attr);
+    item.audience = dump_active_ && id >= dump_at_ ? Run::For::members : Run::For::everyone;
+    items.push_back(item);
+  }
+  for (const auto& o : old) attrs_.unref(o.attr);
+  counts_[family] += static_cast<std::uint32_t>(next.size()) - static_cast<std::uint32_t>(old.size());
+  if (old.empty() && !next.empty()) rib_.pin(id);
+  if (next.empty()) {
+    if (it != paths_.end()) paths_.erase(it);
+    if (!old.empty()) rib_.unpin(id);
+  } else {
+    paths_[id] = std::move(next);
+  }
+}
+
 // --- encoding -------------------------------------------------------------------------------------------------------
 
 void UpdateGroup::emit(std::vector<Item>& items, Segment& segment) {
   const auto key = [](const Item& i) {
-    return std::make_tuple(i.only, i.audience, i.family, i.skip, i.skip_router, ~i.attr, i.id);
+    return std::make_tuple(i.only, i.audience, i.family, i.skip, i.skip_router, ~i.attr, i.id, i.path_id);
   };
   const auto before = [&](const Item& a, const Item& b) { return key(a) < key(b); };
   if (!std::is_sorted(items.begin(), items.end(), before)) std::sort(items.begin(), items.end(), before);
@@ -266,29 +335,29 @@ void UpdateGroup::emit(std::vector<Item>& items, Segment& segment) {
     run.skip_router = first.skip_router;
     run.family = first.family;
     run.audience = first.audience;
-    const auto family = kFamilies[first.family];
+    const auto context = encoding(first.family);
     std::size_t messages = 0;
     while (i < items.size() && items[i].only == run.only && items[i].audience == run.audience &&
            items[i].family == run.family && items[i].skip == run.skip && items[i].skip_router == run.skip_router) {
       const auto attr = items[i].attr;
       const auto source = items[i].source;
-      prefixes_.clear();
+      nlri_.clear();
       for (; i < items.size() && items[i].attr == attr && items[i].source == source && items[i].only == run.only &&
              items[i].audience == run.audience && items[i].family == run.family && items[i].skip == run.skip &&
              items[i].skip_router == run.skip_router;
            ++i)
-        prefixes_.push_back(rib_.prefix(items[i].id));
+        nlri_.push_back({rib_.prefix(items[i].id), items[i].path_id});
       if (attr == kNoAttr) {
-        encode_withdraw(segment.data, messages, family, prefixes_, target_.max_message);
-        run.withdrawn += static_cast<std::uint32_t>(prefixes_.size());
+        encode_withdraw(segment.data, messages, context, nlri_);
+        run.withdrawn += static_cast<std::uint32_t>(nlri_.size());
       } else {
         Ip next_hop;
         const bool fits =
-            encode_set(attr, source, family, set_, next_hop) &&
-            encode_announce(segment.data, messages, family, set_, next_hop, prefixes_, target_.max_message);
+            encode_set(attr, source, context.family, set_, next_hop) &&
+            encode_announce(segment.data, messages, context, set_, next_hop, nlri_);
         assert(fits);  // sendable() looked
         (void)fits;
-        run.announced += static_cast<std::uint32_t>(prefixes_.size());
+        run.announced += static_cast<std::uint32_t>(nlri_.size());
       }
     }
     run.messages = static_cast<std::uint32_t>(messages);
@@ -336,7 +405,7 @@ bool UpdateGroup::produce(std::size_t budget) {
     for (std::size_t n = 0; n < budget && queue_at_ < queue_.size(); ++n) {
       const auto id = queue_[queue_at_++];
       queued_[id] = false;
-      update(id, items_);
+      multi(fam(rib_.family(id))) ? update_paths(id, items_) : update(id, items_);
     }
     auto segment = std::make_shared<Segment>();
     emit(items_, *segment);
@@ -369,23 +438,23 @@ void UpdateGroup::begin_dump() {
 
 void UpdateGroup::dump_window() {
   items_.clear();
-  const auto end = std::min<std::size_t>(sent_.size(), dump_at_ + kDumpWindow);
-  for (; dump_at_ < end; ++dump_at_) {
-    const auto& sent = sent_[dump_at_];
-    if (sent.attr == kNoAttr) continue;
-    Item i;
-    i.id = dump_at_;
-    i.attr = sent.attr;
-    i.source = i.skip = sent.source;
-    i.skip_router = skip_router(sent.attr);
-    i.family = static_cast<std::uint8_t>(fam(rib_.family(dump_at_)));
-    i.audience = Run::For::joiners;
-    items_.push_back(i);
-  }
+  const auto end = std::min<std::size_t>(rib_.id_limit(), dump_at_ + kDumpWindow);
+  for (; dump_at_ < end; ++dump_at_)
+    each_sent(dump_at_, [&](std::uint32_t path_id, AttrId attr, RibPeerId source) {
+      Item i;
+      i.id = dump_at_;
+      i.path_id = path_id;
+      i.attr = attr;
+      i.source = i.skip = source;
+      i.skip_router = skip_router(attr);
+      i.family = static_cast<std::uint8_t>(fam(rib_.family(dump_at_)));
+      i.audience = Run::For::joiners;
+      items_.push_back(i);
+    });
   auto segment = std::make_shared<Segment>();
   emit(items_, *segment);
   append(std::move(segment));
-  if (dump_at_ < sent_.size()) return;
+  if (dump_at_ < rib_.id_limit()) return;
   dump_active_ = false;
   append_mark(Run::For::dump_end);
 }
@@ -401,7 +470,13 @@ bool UpdateGroup::hears(const Member& m, const Run& run) const {
 }
 
 bool UpdateGroup::hand_out(Member& m, Outlet& outlet) {
-  if (!m.lag && m.at && lag_of(m) > kMaxLag && !outlet.ready()) detach(m, outlet);
+  if (!m.lag && m.at && lag_of(m) > kMaxLag && !outlet.ready()) {
+    if (multi(0) || multi(1)) {
+      outlet.give_up();
+      return false;
+    }
+    detach(m, outlet);
+  }
   if (m.lag) {
     catch_up(m, outlet);
     if (m.lag) return outlet.ready() && queue_at_ == queue_.size();
@@ -475,7 +550,9 @@ void UpdateGroup::mark_unread(const Member& member, Lag& lag) {
     m.dumping[f] = member.dumping[f];
   }
   Update update;
-  const CodecContext context{target_.internal, target_.as4};
+  CodecContext context{target_.internal, target_.as4};
+  context.extended_next_hop = target_.extended_next_hop;
+  context.max_message = target_.max_message;
   for (auto s = member.at->next; s; s = s->next)
     for (const auto& run : s->runs) {
       if (run.audience == Run::For::dump_begin)
@@ -488,7 +565,7 @@ void UpdateGroup::mark_unread(const Member& member, Lag& lag) {
         assert(ok);
         if (!ok) break;
         for (const auto* list : {&update.withdrawn, &update.announced, &update.announced_mp})
-          for (const auto& p : *list) mark(lag, rib_.find_or_add(p));
+          for (const auto& route : *list) mark(lag, rib_.find_or_add(route.prefix));
         bytes = bytes.subspan(length);
       }
     }

@@ -18,14 +18,20 @@
 /// a slow peer costs a bit a prefix, and the journal is never longer than kMaxLag. As long as not even the fastest
 /// member takes more, nothing is encoded: changes wait as ids, and what is superseded there was never sent.
 ///
+/// A group whose peers take several paths of a prefix (add-path) remembers them all, each under the id of the path.
+///
 /// Thread: loop. Owns: the journal, references into the attribute store and pins on prefixes for all that was sent.
 /// Borrows RIB and attribute store. Errors: none; a route that fits no message counts as not exported.
-/// RFC: 4271 9.2, 4456 8, 4724 2 (when End-of-RIB may follow), 7313 (begin and end of a refresh).
+/// RFC: 4271 9.2, 4456 8, 4724 2 (when End-of-RIB may follow), 7313 (begin and end of a refresh), 7911 (all usable paths
+/// are sent). Deviation: a slow member of a group with add-path is not caught up but given up (its session restarts),
+/// because which path ids it holds is known to the journal only.
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
+#include "core/bgp/codec/update.hpp"
 #include "core/bgp/rib/blocks.hpp"
 #include "core/bgp/rib/policy.hpp"
 #include "core/bgp/rib/rib.hpp"
@@ -66,6 +72,8 @@ class UpdateGroup {
     /// A dump the member asked for begins or has ended here.
     virtual void dump_began(Family family) = 0;
     virtual void dump_ended(Family family) = 0;
+    /// It has fallen behind for good; called again until it left.
+    virtual void give_up() = 0;
   };
 
   struct Lag {
@@ -124,8 +132,14 @@ class UpdateGroup {
     std::uint32_t source : 31 = 0;
     std::uint32_t resend : 1 = 0;
   };
+  struct SentPath {
+    std::uint32_t path_id = 0;
+    AttrId attr = kNoAttr;
+    RibPeerId source = 0;
+  };
   struct Item {
     PrefixId id = kNone;
+    std::uint32_t path_id = 0;
     AttrId attr = kNoAttr;  // kNoAttr: withdrawn
     RibPeerId source = kNone;
     RibPeerId skip = kNone, only = kNone;
@@ -133,11 +147,16 @@ class UpdateGroup {
     std::uint8_t family = 0;
     Run::For audience = Run::For::everyone;
   };
-  AttrId wanted(PrefixId id, RibPeerId& source);
+  bool wanted(PrefixId id, PathId path);
+  bool multi(std::size_t family) const { return target_.add_path[family]; }
   bool sendable(AttrId attr, RibPeerId source, Family family);
   std::uint32_t skip_router(AttrId attr) const;
   bool excludes(AttrId attr, RibPeerId source, const Member& m) const;
   void update(PrefixId id, std::vector<Item>& items);
+  void update_paths(PrefixId id, std::vector<Item>& items);
+  template <class F>
+  void each_sent(PrefixId id, F&& f) const;
+  EncodeContext encoding(std::size_t family) const;
   bool same_bytes(PrefixId id, AttrId a, RibPeerId source_a, AttrId b, RibPeerId source_b);
   bool encode_set(AttrId attr, RibPeerId source, Family family, Bytes& out, Ip& next_hop);
   void emit(std::vector<Item>& items, Segment& segment);
@@ -160,7 +179,8 @@ class UpdateGroup {
   Target target_;
   std::vector<std::unique_ptr<Member>> members_;
   std::vector<Member*> lagging_;
-  Blocks<Sent> sent_;
+  Blocks<Sent> sent_;                                        // one path a prefix
+  std::unordered_map<PrefixId, std::vector<SentPath>> paths_;  // families with add-path
   std::uint32_t counts_[2] = {0, 0};
   std::vector<PrefixId> queue_;
   std::size_t queue_at_ = 0;
@@ -170,7 +190,7 @@ class UpdateGroup {
   PrefixId dump_at_ = 0;
   // Work space.
   std::vector<Item> items_;
-  std::vector<Prefix> prefixes_;
+  std::vector<Nlri> nlri_;
   Bytes set_, other_set_;
 };
 

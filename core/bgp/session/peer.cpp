@@ -165,7 +165,10 @@ void Peer::reconfigure(PeerConfig next) {
     s.target.exports = exports();
     s.target.client = config_.route_reflector_client;
     s.target.next_hop = config_.next_hop;
-    if (!(s.target == s.group->target())) {
+    if (s.target == s.group->target()) {
+    } else if (s.target.add_path[0] || s.target.add_path[1]) {
+      give_up();  // who holds several paths cannot change groups
+    } else {
       auto& group = core_.group_for(s.target);
       auto* const member = group.join_from(*s.group, *s.member);
       leave_group();
@@ -524,14 +527,14 @@ void Peer::handle_update(View body) {
   auto& rib = core_.rib();
   for (const auto& w : u.withdrawn) {
     ++counters_.import_withdraws;
-    rib.withdraw(rib_id_, w.prefix);
+    rib.withdraw(rib_id_, w.prefix, w.path_id);
   }
   counters_.attributes_discarded += u.attributes_discarded;
   if (u.treat_as_withdraw) {
     const auto n = u.announced.size() + u.announced_mp.size();
     counters_.treated_as_withdraw += n;
     for (const auto* list : {&u.announced, &u.announced_mp})
-      for (const auto& route : *list) rib.withdraw(rib_id_, route.prefix);
+      for (const auto& route : *list) rib.withdraw(rib_id_, route.prefix, route.path_id);
     const auto now = core_.now();
     if (!last_update_error_ || now - *last_update_error_ > kUpdateErrorPause) {
       last_update_error_ = now;
@@ -561,24 +564,24 @@ void Peer::announce(const std::vector<Nlri>& routes, Attrs attrs) {
   const auto& s = *session_;
   if (!s.families[fam(family)]) return;
   counters_.import_updates += routes.size();
-  const auto refuse = [&](const Prefix& p) {
+  const auto refuse = [&](const Nlri& route) {
     ++counters_.import_rejected;
-    rib.withdraw(rib_id_, p);
+    rib.withdraw(rib_id_, route.prefix, route.path_id);
   };
   if (!imports() ||
       import_route(attrs, core_.speaker(), internal(), family == Family::v4 ? s.target.self_v4 : s.target.self_v6)) {
-    for (const auto& route : routes) refuse(route.prefix);
+    for (const auto& route : routes) refuse(route);
     return;
   }
   const auto id = core_.attrs().intern(attrs);
   const auto now = core_.now_ms();
-  for (const auto& [p, path_id] : routes) {
-    if (!acceptable(p)) {
-      refuse(p);
+  for (const auto& route : routes) {
+    if (!acceptable(route.prefix)) {
+      refuse(route);
       continue;
     }
     core_.attrs().ref(id);
-    rib.announce(rib_id_, p, id, now);
+    rib.announce(rib_id_, route.prefix, id, now, route.path_id);
   }
   core_.attrs().unref(id);
 }
@@ -598,6 +601,14 @@ void Peer::put(std::shared_ptr<const Segment> segment, std::size_t begin, std::s
 void Peer::dump_began(Family) {}
 
 void Peer::dump_ended(Family) {}
+
+void Peer::give_up() {
+  // Not from here: the group is at work.
+  asio::post(core_.executor(), [weak = weak_from_this()] {
+    if (auto self = weak.lock(); self && self->session_)
+      self->feed(event::Restart{cease(notify::kOutOfResources, false), seconds(1)});
+  });
+}
 
 bool Peer::push_out() {
   auto* const c = connection();

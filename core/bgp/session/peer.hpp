@@ -78,6 +78,7 @@ class Peer final : public Connection::Handler,
   void put(std::shared_ptr<const Segment> segment, std::size_t begin, std::size_t end) override;
   void dump_began(Family family) override;
   void dump_ended(Family family) override;
+  void give_up() override;
 
   void feed(const Event& event);
   void perform(std::vector<Action> actions);
