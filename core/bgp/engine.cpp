@@ -463,8 +463,9 @@ void EngineCore::flush() {
   flush_posted_ = false;
   if (stopping_ || deferring_ || !started_) return;
   bool more = rib_.take_dirty(kBudget, [this](PrefixId id) { decide(id); });
-  for (auto& group : groups_) more |= group->produce(kBudget);
+  for (auto& group : groups_) group->produce(kBudget);
   for (auto& [ip, peer] : peers_) more |= peer->push_out();
+  for (auto& group : groups_) more |= group->has_work();
   if (sink_ != nullptr) {
     sink_->flush();
     if (sweep_due_ && !converged_ && !rib_.dirty()) sink_->sweep();
@@ -517,7 +518,7 @@ void EngineCore::tell_fib(PrefixId id, PathId best) {
 UpdateGroup& EngineCore::group_for(const Target& target) {
   for (auto& g : groups_)
     if (g->target() == target) return *g;
-  auto& g = *groups_.emplace_back(std::make_unique<UpdateGroup>(rib_, attrs_, speaker_, target));
+  auto& g = *groups_.emplace_back(std::make_unique<UpdateGroup>(rib_, attrs_, speaker_, target, UpdateGroup::Limits{}));
   g.begin();
   return g;
 }

@@ -191,6 +191,8 @@ struct PeerStatus {
   std::chrono::seconds hold_time{0}, keepalive_time{0};
   std::chrono::milliseconds hold_left{0}, keepalive_left{0};
   FamilyStatus v4, v6;
+  std::uint64_t backlog_bytes = 0;  ///< encoded and not yet taken by the peer's connection
+  std::size_t backlog_routes = 0;   ///< changed and not yet encoded for it
   PeerCounters counters;
   std::string last_error;                ///< one line, empty if none
   bool gr_active = false;                ///< we keep this peer's stale routes

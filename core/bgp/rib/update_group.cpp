@@ -9,8 +9,7 @@
 namespace calico::bgp {
 
 namespace {
-constexpr std::size_t kDumpWindow = 16384;  // prefix ids looked at a turn
-constexpr std::size_t kCatchUp = 4096;      // prefixes sent to a slow member at once
+constexpr std::size_t kCatchUp = 4096;  // prefixes sent to a slow member at once
 constexpr Family kFamilies[] = {Family::v4, Family::v6};
 }  // namespace
 
@@ -19,8 +18,13 @@ Segment::~Segment() {
   for (auto n = std::move(next); n && n.use_count() == 1;) n = std::exchange(n->next, nullptr);
 }
 
-UpdateGroup::UpdateGroup(Rib& rib, AttrStore& attrs, const LocalSpeaker& speaker, Target target)
-    : rib_(rib), attrs_(attrs), speaker_(speaker), target_(std::move(target)), tail_(std::make_shared<Segment>()) {}
+UpdateGroup::UpdateGroup(Rib& rib, AttrStore& attrs, const LocalSpeaker& speaker, Target target, Limits limits)
+    : rib_(rib),
+      attrs_(attrs),
+      speaker_(speaker),
+      target_(std::move(target)),
+      limits_(limits),
+      tail_(std::make_shared<Segment>()) {}
 
 UpdateGroup::~UpdateGroup() {
   for (auto* m : lagging_) release(*m->lag);
@@ -211,6 +215,19 @@ bool UpdateGroup::same_bytes(PrefixId id, AttrId a, RibPeerId source_a, AttrId b
          hop_a == hop_b && set_ == other_set_;
 }
 
+/// A member that was sent the route and is now its source has to forget it.
+void UpdateGroup::forget_where_new(const Item& announced, AttrId old, RibPeerId old_source, std::vector<Item>& items) {
+  for (const auto& m : members_) {
+    if (m->lag || !m->at || !excludes(announced.attr, announced.source, *m) || excludes(old, old_source, *m)) continue;
+    Item gone;
+    gone.id = announced.id;
+    gone.path_id = announced.path_id;
+    gone.family = announced.family;
+    gone.only = m->peer;
+    items.push_back(gone);
+  }
+}
+
 /// Compares what was sent with what is wanted; adds what has to be said.
 void UpdateGroup::update(PrefixId id, std::vector<Item>& items) {
   if (id >= sent_.size()) sent_.resize(std::max<std::size_t>(id + 1, rib_.id_limit()));
@@ -249,16 +266,7 @@ void UpdateGroup::update(PrefixId id, std::vector<Item>& items) {
     item.skip_router = skip_router(attr);
     item.audience = ahead ? Run::For::members : Run::For::everyone;
     items.push_back(item);
-    // Who had it and is now its source has to forget it.
-    if (had && !same_source)
-      for (const auto& m : members_) {
-        if (m->lag || !m->at || !excludes(attr, source, *m) || excludes(sent.attr, sent.source, *m)) continue;
-        Item gone;
-        gone.id = id;
-        gone.family = item.family;
-        gone.only = m->peer;
-        items.push_back(gone);
-      }
+    if (had && !same_source) forget_where_new(item, sent.attr, sent.source, items);
   }
   attrs_.ref(attr);
   if (had) {
@@ -287,25 +295,28 @@ void UpdateGroup::update_paths(PrefixId id, std::vector<Item>& items) {
   Item item;
   item.id = id;
   item.family = static_cast<std::uint8_t>(family);
+  const auto with_id = [](const std::vector<SentPath>& list, std::uint32_t path_id) {
+    const auto at = std::find_if(list.begin(), list.end(), [&](const auto& p) { return p.path_id == path_id; });
+    return at == list.end() ? nullptr : &*at;
+  };
   for (const auto& o : old) {
-    const auto same = std::find_if(next.begin(), next.end(), [&](const auto& n) { return n.path_id == o.path_id; });
-    if (same != next.end() && (o.source == kNone || same->source == o.source)) continue;
-    // Gone, or the id is another peer's path now.
+    if (with_id(next, o.path_id) != nullptr) continue;
     item.path_id = o.path_id;
     item.skip = o.source;
     item.skip_router = skip_router(o.attr);
-    item.attr = kNoAttr;
     items.push_back(item);
   }
+  item.audience = dump_active_ && id >= dump_at_ ? Run::For::members : Run::For::everyone;
   for (const auto& n : next) {
-    const auto was = std::find_if(old.begin(), old.end(), [&](const auto& o) { return o.path_id == n.path_id; });
-    if (was != old.end() && was->attr == n.attr && was->source == n.source) continue;
+    const auto* was = with_id(old, n.path_id);
+    if (was != nullptr && was->attr == n.attr && was->source == n.source) continue;
     item.path_id = n.path_id;
     item.attr = n.attr;
     item.source = item.skip = n.source;
     item.skip_router = skip_router(n.attr);
-    item.audience = dump_active_ && id >= dump_at_ ? Run::For::members : Run::For::everyone;
     items.push_back(item);
+    // The id may have been another peer's path before.
+    if (was != nullptr && was->source != kNone) forget_where_new(item, was->attr, was->source, items);
   }
   for (const auto& o : old) attrs_.unref(o.attr);
   counts_[family] += static_cast<std::uint32_t>(next.size()) - static_cast<std::uint32_t>(old.size());
@@ -380,57 +391,87 @@ void UpdateGroup::append_mark(Run::For what) {
   append(std::move(s));
 }
 
-bool UpdateGroup::produce(std::size_t budget) {
-  std::uint64_t fastest = ~std::uint64_t{0}, fastest_joiner = fastest;
-  bool waiting = false, joining = false;
+UpdateGroup::Pace UpdateGroup::pace() const {
+  constexpr auto kNobody = ~std::uint64_t{0};
+  Pace p;
+  p.fastest = p.fastest_joiner = kNobody;
   for (const auto& m : members_) {
-    const bool joins = m->wants_dump[0] || m->wants_dump[1] || m->dumping[0] || m->dumping[1];
-    waiting |= m->wants_dump[0] || m->wants_dump[1];
-    if (m->lag) {
-      fastest = 0;  // it holds nothing of the journal
-      continue;
-    }
-    joining |= joins;
-    if (!m->at) continue;
-    fastest = std::min(fastest, lag_of(*m));
-    if (joins) fastest_joiner = std::min(fastest_joiner, lag_of(*m));
+    const bool reads_dump = m->promised || m->dumping[0] || m->dumping[1];
+    p.waiting |= (m->wants_dump[0] || m->wants_dump[1]) && !m->promised;
+    if (m->lag) p.fastest = 0;  // it holds nothing of the journal
+    if (m->lag || !m->at) continue;
+    p.fastest = std::min(p.fastest, lag_of(*m));
+    if (reads_dump) p.fastest_joiner = std::min(p.fastest_joiner, lag_of(*m));
+    p.joining |= reads_dump;
   }
-  if (dump_active_ && !joining) {
+  if (p.fastest == kNobody) p.fastest = 0;
+  // A dump copies what was sent; while that waits to be changed, its source may be gone.
+  p.settled = queue_at_ == queue_.size() && !rib_.dirty();
+  return p;
+}
+
+bool UpdateGroup::has_work() const {
+  const auto p = pace();
+  if (queue_at_ < queue_.size()) return p.fastest < limits_.window;
+  if (!p.settled) return false;  // the RIB's own turn comes first
+  return dump_active_ ? !p.joining || p.fastest_joiner < limits_.window : p.waiting;
+}
+
+void UpdateGroup::produce(std::size_t budget) {
+  auto p = pace();
+  if (queue_at_ < queue_.size() && p.fastest < limits_.window) {
+    const auto limit = tail_->end_offset + limits_.window;
+    while (budget > 0 && queue_at_ < queue_.size() && tail_->end_offset < limit) produce_some(budget);
+    p = pace();
+  }
+  if (dump_active_ && !p.joining) {
     dump_active_ = false;
     append_mark(Run::For::dump_end);
   }
-  if (queue_at_ < queue_.size() && (fastest < kWindow || members_.empty() || fastest == ~std::uint64_t{0})) {
-    items_.clear();
-    const auto from = queue_at_;
-    for (std::size_t n = 0; n < budget && queue_at_ < queue_.size(); ++n) {
-      const auto id = queue_[queue_at_++];
-      queued_[id] = false;
-      multi(fam(rib_.family(id))) ? update_paths(id, items_) : update(id, items_);
-    }
-    auto segment = std::make_shared<Segment>();
-    emit(items_, *segment);
-    append(std::move(segment));
-    for (auto i = from; i < queue_at_; ++i) rib_.unpin(queue_[i]);  // their names were needed until here
-    if (queue_at_ == queue_.size() || queue_at_ > 65536) {
-      queue_.erase(queue_.begin(), queue_.begin() + static_cast<std::ptrdiff_t>(queue_at_));
-      queue_at_ = 0;
-    }
-  }
-  // A dump copies what was sent; while that waits to be changed, its source may be gone.
-  const bool settled = queue_at_ == queue_.size() && !rib_.dirty();
-  if (!dump_active_ && waiting && settled) {
+  if (!p.settled) return;
+  if (!dump_active_ && p.waiting) {
     begin_dump();
-    fastest_joiner = 0;
+    p.fastest_joiner = 0;
   }
-  if (dump_active_ && fastest_joiner < kWindow && settled) dump_window();
-  return (queue_at_ < queue_.size() && fastest < kWindow) || (dump_active_ && fastest_joiner < kWindow);
+  if (dump_active_ && p.fastest_joiner < limits_.window) dump_window();
+}
+
+/// One segment of the journal.
+void UpdateGroup::produce_some(std::size_t& budget) {
+  items_.clear();
+  const auto from = queue_at_;
+  std::size_t bytes = 0;
+  auto last = kNoAttr;
+  while (budget > 0 && queue_at_ < queue_.size() && bytes < limits_.segment) {
+    const auto id = queue_[queue_at_++];
+    --budget;
+    queued_[id] = false;
+    const auto before = items_.size();
+    multi(fam(rib_.family(id))) ? update_paths(id, items_) : update(id, items_);
+    for (auto i = before; i < items_.size(); ++i) {
+      bytes += 5;
+      if (items_[i].attr != kNoAttr && items_[i].attr != last) bytes += attrs_.at(last = items_[i].attr).size + 64;
+    }
+  }
+  auto segment = std::make_shared<Segment>();
+  emit(items_, *segment);
+  append(std::move(segment));
+  for (auto i = from; i < queue_at_; ++i) rib_.unpin(queue_[i]);  // their names were needed until here
+  // Under a load that never ends the front is cut off now and then.
+  if (queue_at_ == queue_.size() || queue_at_ > 65536) {
+    queue_.erase(queue_.begin(), queue_.begin() + static_cast<std::ptrdiff_t>(queue_at_));
+    queue_at_ = 0;
+  }
 }
 
 // --- dumps ----------------------------------------------------------------------------------------------------------
 
 void UpdateGroup::begin_dump() {
-  for (auto& m : members_)
+  for (auto& m : members_) {
+    if (m->lag || (!m->wants_dump[0] && !m->wants_dump[1])) continue;
     if (!m->at) m->at = tail_;
+    m->promised = true;
+  }
   append_mark(Run::For::dump_begin);
   dump_active_ = true;
   dump_at_ = 0;
@@ -438,7 +479,7 @@ void UpdateGroup::begin_dump() {
 
 void UpdateGroup::dump_window() {
   items_.clear();
-  const auto end = std::min<std::size_t>(rib_.id_limit(), dump_at_ + kDumpWindow);
+  const auto end = std::min<std::size_t>(rib_.id_limit(), dump_at_ + limits_.dump_window);
   for (; dump_at_ < end; ++dump_at_)
     each_sent(dump_at_, [&](std::uint32_t path_id, AttrId attr, RibPeerId source) {
       Item i;
@@ -469,22 +510,22 @@ bool UpdateGroup::hears(const Member& m, const Run& run) const {
   return true;
 }
 
-bool UpdateGroup::hand_out(Member& m, Outlet& outlet) {
-  if (!m.lag && m.at && lag_of(m) > kMaxLag && !outlet.ready()) {
+void UpdateGroup::hand_out(Member& m, Outlet& outlet) {
+  if (!m.lag && m.at && lag_of(m) > limits_.max_lag && !outlet.ready()) {
     if (multi(0) || multi(1)) {
       outlet.give_up();
-      return false;
+      return;
     }
     detach(m, outlet);
   }
   if (m.lag) {
     catch_up(m, outlet);
-    if (m.lag) return outlet.ready() && queue_at_ == queue_.size();
+    if (m.lag) return;
   }
-  if (!m.at) return false;
+  if (!m.at) return;
   while (outlet.ready()) {
     auto next = m.at->next;
-    if (!next) return false;
+    if (!next) return;
     // Runs that follow each other are one piece.
     std::size_t begin = 0, end = 0;
     const auto flush = [&] {
@@ -494,6 +535,7 @@ bool UpdateGroup::hand_out(Member& m, Outlet& outlet) {
     for (const auto& run : next->runs) {
       switch (run.audience) {
         case Run::For::dump_begin:
+          m.promised = false;
           for (auto family : kFamilies)
             if (std::exchange(m.wants_dump[fam(family)], false)) {
               m.dumping[fam(family)] = true;
@@ -518,7 +560,15 @@ bool UpdateGroup::hand_out(Member& m, Outlet& outlet) {
     flush();
     m.at = std::move(next);
   }
-  return m.at != tail_ && outlet.ready();
+}
+
+bool UpdateGroup::behind(const Member& m) const {
+  return m.lag ? m.lag->count > 0 && queue_at_ == queue_.size() : m.at && m.at != tail_;
+}
+
+UpdateGroup::Backlog UpdateGroup::backlog(const Member& m) const {
+  if (m.lag) return {0, m.lag->count};
+  return {m.at ? lag_of(m) : 0, queue_.size() - queue_at_};
 }
 
 // --- slow members ---------------------------------------------------------------------------------------------------
@@ -583,7 +633,7 @@ void UpdateGroup::detach(Member& m, Outlet& outlet) {
     const auto f = fam(family);
     if (!m.dumping[f] && !m.wants_dump[f]) continue;
     if (m.wants_dump[f]) outlet.dump_began(family);
-    m.dumping[f] = m.wants_dump[f] = false;
+    m.dumping[f] = m.wants_dump[f] = m.promised = false;
     lag->ends_dump[f] = true;
     mark_sent(*lag, family);
   }
@@ -599,7 +649,8 @@ void UpdateGroup::catch_up(Member& m, Outlet& outlet) {
   while (lag.count > 0 && outlet.ready() && queue_at_ == queue_.size()) {
     items_.clear();
     if (lag.at >= lag.pending.size()) lag.at = 0;
-    for (; lag.at < lag.pending.size() && items_.size() < kCatchUp; ++lag.at) {
+    std::size_t bytes = 0;
+    for (; lag.at < lag.pending.size() && items_.size() < kCatchUp && bytes < limits_.segment; ++lag.at) {
       const auto id = lag.at;
       if (!lag.pending[id]) continue;
       lag.pending[id] = false;
@@ -611,6 +662,7 @@ void UpdateGroup::catch_up(Member& m, Outlet& outlet) {
       if (sent.attr != kNoAttr && !excludes(sent.attr, sent.source, m)) {
         i.attr = sent.attr;
         i.source = sent.source;
+        bytes += attrs_.at(sent.attr).size;
       }
       if (target_.families[i.family]) items_.push_back(i);
       else rib_.unpin(id);

@@ -13,9 +13,9 @@
 /// journal for joiners only. Those that wait when a dump begins share it. Changes that happen meanwhile reach a joiner
 /// if its dump has passed the prefix, else the dump will bring them: nobody sees an older state after a newer one.
 ///
-/// A member that falls behind by kMaxLag is taken off the journal and becomes a set of prefix ids it has to be told of;
+/// A member that falls behind by Limits::max_lag is taken off the journal and becomes a set of prefix ids it has to be told of;
 /// when its connection takes more, it is sent their state of that moment, and at the end it is back on the journal. So
-/// a slow peer costs a bit a prefix, and the journal is never longer than kMaxLag. As long as not even the fastest
+/// a slow peer costs a bit a prefix, and the journal is never much longer than that. As long as not even the fastest
 /// member takes more, nothing is encoded: changes wait as ids, and what is superseded there was never sent.
 ///
 /// A group whose peers take several paths of a prefix (add-path) remembers them all, each under the id of the path.
@@ -59,8 +59,12 @@ struct Segment {
 
 class UpdateGroup {
  public:
-  static constexpr std::size_t kWindow = 1024 * 1024;      ///< bytes encoded ahead of the fastest member
-  static constexpr std::size_t kMaxLag = 4 * 1024 * 1024;  ///< bytes behind the newest
+  struct Limits {
+    std::size_t window = 1024 * 1024;       ///< bytes encoded ahead of the fastest member
+    std::size_t max_lag = 4 * 1024 * 1024;  ///< bytes behind the newest, from where on a member is off the journal
+    std::size_t segment = 256 * 1024;       ///< bytes of one segment, about
+    std::size_t dump_window = 16384;        ///< prefix ids of a dump looked at a turn
+  };
 
   /// Where a member's bytes go: its connection.
   class Outlet {
@@ -89,12 +93,13 @@ class UpdateGroup {
     std::uint32_t router_id = 0;
     std::shared_ptr<Segment> at;  // handed out up to its end; null: waits for a dump
     bool wants_dump[2] = {false, false}, dumping[2] = {false, false};
+    bool promised = false;  // a dump that began lies ahead in the journal
     std::unique_ptr<Lag> lag;
     // What was handed out.
     std::uint64_t announced = 0, withdrawn = 0, messages = 0;
   };
 
-  UpdateGroup(Rib& rib, AttrStore& attrs, const LocalSpeaker& speaker, Target target);
+  UpdateGroup(Rib& rib, AttrStore& attrs, const LocalSpeaker& speaker, Target target, Limits limits);
   ~UpdateGroup();
   UpdateGroup(const UpdateGroup&) = delete;
   UpdateGroup& operator=(const UpdateGroup&) = delete;
@@ -115,15 +120,25 @@ class UpdateGroup {
   void queue(PrefixId id);
   /// Everything is sent again to everybody (the group's common treatment changed).
   void resend_all();
-  /// Encodes at most about `budget` prefixes. True: there is more, and somebody would take it.
-  bool produce(std::size_t budget);
-  /// Gives the member's connection what it takes now. True: there is more, and the connection would take it.
-  bool hand_out(Member& member, Outlet& outlet);
+  /// Encodes at most about `budget` prefixes.
+  void produce(std::size_t budget);
+  /// There is more to encode, and somebody would take it. To be asked after the members were handed what there is.
+  bool has_work() const;
+  /// Gives the member's connection what it takes now.
+  void hand_out(Member& member, Outlet& outlet);
+  /// There is more for the member than was handed out.
+  bool behind(const Member& member) const;
   /// Everything this member is to have was handed out (End-of-RIB may follow).
   bool in_sync(const Member& member) const;
 
   /// Routes this member has been sent or will be; looks at every prefix.
   void count_for(const Member& member, std::uint32_t out[2]) const;
+  /// What waits for this member: bytes of the journal, and prefixes if it is off the journal.
+  struct Backlog {
+    std::uint64_t bytes = 0;
+    std::size_t prefixes = 0;
+  };
+  Backlog backlog(const Member& member) const;
   std::size_t journal_bytes() const;
 
  private:
@@ -147,6 +162,14 @@ class UpdateGroup {
     std::uint8_t family = 0;
     Run::For audience = Run::For::everyone;
   };
+  /// How far the members are.
+  struct Pace {
+    std::uint64_t fastest = 0, fastest_joiner = 0;  // bytes behind
+    bool waiting = false;                           // somebody's dump has not begun
+    bool joining = false;                           // somebody reads the dump that is being made
+    bool settled = false;                           // what was sent is what is wanted
+  };
+  Pace pace() const;
   bool wanted(PrefixId id, PathId path);
   bool multi(std::size_t family) const { return target_.add_path[family]; }
   bool sendable(AttrId attr, RibPeerId source, Family family);
@@ -154,12 +177,14 @@ class UpdateGroup {
   bool excludes(AttrId attr, RibPeerId source, const Member& m) const;
   void update(PrefixId id, std::vector<Item>& items);
   void update_paths(PrefixId id, std::vector<Item>& items);
+  void forget_where_new(const Item& announced, AttrId old, RibPeerId old_source, std::vector<Item>& items);
   template <class F>
   void each_sent(PrefixId id, F&& f) const;
   EncodeContext encoding(std::size_t family) const;
   bool same_bytes(PrefixId id, AttrId a, RibPeerId source_a, AttrId b, RibPeerId source_b);
   bool encode_set(AttrId attr, RibPeerId source, Family family, Bytes& out, Ip& next_hop);
   void emit(std::vector<Item>& items, Segment& segment);
+  void produce_some(std::size_t& budget);
   void append(std::shared_ptr<Segment> segment);
   void append_mark(Run::For what);
   void dump_window();
@@ -177,6 +202,7 @@ class UpdateGroup {
   AttrStore& attrs_;
   const LocalSpeaker& speaker_;
   Target target_;
+  Limits limits_;
   std::vector<std::unique_ptr<Member>> members_;
   std::vector<Member*> lagging_;
   Blocks<Sent> sent_;                                        // one path a prefix

@@ -614,7 +614,7 @@ bool Peer::push_out() {
   auto* const c = connection();
   if (c == nullptr) return false;
   auto& s = *session_;
-  const bool more = s.group->hand_out(*s.member, *this);
+  s.group->hand_out(*s.member, *this);
   counters_.export_updates += std::exchange(s.member->announced, 0);
   counters_.export_withdraws += std::exchange(s.member->withdrawn, 0);
   auto messages = std::exchange(s.member->messages, 0);
@@ -631,7 +631,7 @@ bool Peer::push_out() {
   counters_.messages_out += messages;
   counters_.updates_out += messages;
   c->flush();
-  return more;
+  return ready() && s.group->behind(*s.member);
 }
 
 // --- timers ---------------------------------------------------------------------------------------------------------
@@ -720,6 +720,12 @@ PeerStatus Peer::status() const {
       if (c->local()) st.local_address = to_ip(c->local()->address());
       if (c->remote()) st.remote_port = c->remote()->port();
     }
+  }
+  if (session_) {
+    const auto behind = session_->group->backlog(*session_->member);
+    const auto* const c = connection();
+    st.backlog_bytes = behind.bytes + (c != nullptr ? c->pending() : 0);
+    st.backlog_routes = behind.prefixes;
   }
   st.gr_active = has_stale();
   st.gr_left = held_ ? milliseconds(0) : left(stale_deadline_);
