@@ -148,6 +148,7 @@ Capabilities EngineCore::capabilities(const PeerOptions& peer) const {
   if (peer.ipv6) caps.families.push_back(kIpv6Unicast);
   caps.as4 = options_.local_as;
   caps.refresh = true;
+  caps.extended_message = true;
   if (options_.graceful_restart) {
     GracefulRestartCapability gr;
     gr.restarting = restarting_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <boost/asio/post.hpp>
 
+#include "core/bgp/codec/negotiate.hpp"
 #include "core/bgp/session/socket_options.hpp"
 
 namespace calico::bgp {
@@ -37,6 +38,19 @@ CapabilityInfo info_of(const Capabilities& caps) {
     for (const auto& e : gr->families) {
       if (e.family == kIpv4Unicast) i.gr_ipv4 = true, i.preserved_ipv4 = e.preserved;
       if (e.family == kIpv6Unicast) i.gr_ipv6 = true, i.preserved_ipv6 = e.preserved;
+    }
+  }
+  const auto v4 = caps.add_path_of(kIpv4Unicast), v6 = caps.add_path_of(kIpv6Unicast);
+  i.add_path_rx_ipv4 = v4.receive, i.add_path_tx_ipv4 = v4.send;
+  i.add_path_rx_ipv6 = v6.receive, i.add_path_tx_ipv6 = v6.send;
+  i.extended_next_hop = caps.ipv4_over_ipv6();
+  if (const auto& ll = caps.long_lived) {
+    i.llgr = true;
+    for (const auto& e : ll->families) {
+      if (e.family == kIpv4Unicast)
+        i.llgr_ipv4 = true, i.llgr_preserved_ipv4 = e.preserved, i.llgr_time_ipv4 = seconds(e.stale_s);
+      if (e.family == kIpv6Unicast)
+        i.llgr_ipv6 = true, i.llgr_preserved_ipv6 = e.preserved, i.llgr_time_ipv6 = seconds(e.stale_s);
     }
   }
   for (const auto& u : caps.unknown) i.unknown.push_back(u.code);
@@ -344,11 +358,10 @@ void Peer::session_up(Slot slot, const Open& remote) {
   s.remote = remote;
   const auto ours = core_.capabilities(config_);
   s.local_caps = info_of(ours);
-  for (auto family : kFamilies) {
-    const bool theirs = remote.caps.families.empty() ? family == Family::v4 : remote.caps.has(unicast(family));
-    s.families[fam(family)] = ours.has(unicast(family)) && theirs;
-  }
-  s.codec = {internal(), remote.caps.as4.has_value()};
+  const auto both = negotiate(ours, remote.caps, internal());
+  for (auto f : {0, 1}) s.families[f] = both.families[f], s.out[f] = both.out[f];
+  s.codec = both.in;
+  conns_[slot]->set_max_message(both.in.max_message);
   s.target.internal = internal();
   s.target.client = config_.route_reflector_client;
   s.target.next_hop = config_.next_hop;
@@ -670,11 +683,11 @@ bool Peer::push_out(std::size_t budget) {
     const auto& set = attrs.at(attr);
     bool fits;
     if (session_->codec.as4) {
-      fits = encode_announce(out, messages, family, set.blob, set.next_hop, run);
+      fits = encode_announce(out, messages, session_->out[fam(family)], set.blob, set.next_hop, run);
     } else {
       wire::Writer w(2 * 65535);
       encode_attributes(w, attrs.decode(attr), false);
-      fits = encode_announce(out, messages, family, w.view(), set.next_hop, run);
+      fits = encode_announce(out, messages, session_->out[fam(family)], w.view(), set.next_hop, run);
     }
     if (!fits) {  // longer than a message: the peer must not keep an older version
       for (auto k = begin; k < i; ++k) {
@@ -688,7 +701,7 @@ bool Peer::push_out(std::size_t budget) {
   }
   for (auto family : kFamilies) {
     counters_.export_withdraws += gone[fam(family)].size();
-    encode_withdraw(out, messages, family, gone[fam(family)]);
+    encode_withdraw(out, messages, session_->out[fam(family)], gone[fam(family)]);
   }
   if (queue_.empty() && core_.may_end_rib())
     for (auto family : kFamilies) {

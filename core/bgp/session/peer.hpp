@@ -63,6 +63,7 @@ class Peer final : public Connection::Handler, public std::enable_shared_from_th
     CapabilityInfo local_caps;
     bool families[2] = {false, false};
     CodecContext codec;
+    EncodeContext out[2];
     Target target;
     std::uint32_t group = 0;
     bool eor_in[2] = {false, false}, eor_out[2] = {false, false};

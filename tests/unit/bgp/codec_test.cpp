@@ -4,6 +4,7 @@
 
 #include <random>
 
+#include "core/bgp/codec/negotiate.hpp"
 #include "core/bgp/codec/update.hpp"
 
 namespace calico::bgp {
@@ -71,6 +72,14 @@ class Random {
       for (auto f : o.caps.families) gr.families.push_back({f, chance()});
       o.caps.graceful_restart = gr;
     }
+    if (chance()) {
+      LongLivedCapability ll;
+      for (auto f : o.caps.families) ll.families.push_back({f, chance(), below(1 << 24)});
+      o.caps.long_lived = ll;
+    }
+    for (std::uint16_t afi = 1; afi < 1 + below(100); ++afi)
+      if (auto mode = below(4)) o.caps.add_path.push_back({{afi, 1}, (mode & 1) != 0, (mode & 2) != 0});
+    for (std::uint16_t afi = 1; afi < 1 + below(60); ++afi) o.caps.next_hops.push_back({{afi, 1}, 2});
     // Long ones need RFC 9072's parameter.
     for (std::uint32_t i = below(4); i > 0; --i)
       o.caps.unknown.push_back({static_cast<std::uint8_t>(128 + i), bytes(below(200))});
@@ -168,6 +177,92 @@ TEST(BgpOpen, FaultsSayWhatTheNotificationMust) {
   EXPECT_EQ(code("04 fc00 00b4 0a000001 03 07 01 00"), std::pair(2, 4)) << "unknown parameter";
   EXPECT_EQ(code("04 fc00 00b4 0a000001 00 00"), std::pair(2, 0)) << "more than announced";
   EXPECT_EQ(code("04 fc00 00b4 0a000001 ff ff 0009 02 0006 41 04 0000fc00"), std::pair(0, 0)) << "RFC 9072";
+}
+
+TEST(BgpOpen, CapabilitiesOnTheWire) {
+  const auto caps = [](std::string_view bytes) {
+    const auto b = hex(bytes);
+    Writer w(4096);
+    w.put(hex("04 fc00 00b4 0a000001"));
+    w.be<std::uint8_t>(b.size() + 2);
+    w.be<std::uint8_t>(2);
+    w.be<std::uint8_t>(b.size());
+    w.put(b);
+    return decode_open(w.view());
+  };
+  auto o = caps(
+      "45 08 0001 01 03 0002 01 01  47 0e 0001 01 80 015180 0002 01 00 000e10  05 06 0001 0001 0002  06 00  46 00");
+  ASSERT_TRUE(o) << o.error().what;
+  EXPECT_EQ(o->caps.add_path_of(kIpv4Unicast), (Capabilities::AddPath{kIpv4Unicast, true, true}));
+  EXPECT_EQ(o->caps.add_path_of(kIpv6Unicast), (Capabilities::AddPath{kIpv6Unicast, true, false}));
+  EXPECT_EQ(o->caps.add_path_of({1, 128}), (Capabilities::AddPath{{1, 128}, false, false}));
+  ASSERT_TRUE(o->caps.long_lived);
+  EXPECT_EQ(o->caps.long_lived->families,
+            (std::vector<LongLivedCapability::Entry>{{kIpv4Unicast, true, 86400}, {kIpv6Unicast, false, 3600}}));
+  EXPECT_TRUE(o->caps.ipv4_over_ipv6());
+  EXPECT_TRUE(o->caps.extended_message);
+  EXPECT_TRUE(o->caps.enhanced_refresh);
+  EXPECT_TRUE(o->caps.unknown.empty());
+
+  o = caps("45 08 0001 01 04 0002 01 02  45 04 0002 01 01  05 06 0001 0080 0002  47 00");
+  ASSERT_TRUE(o);
+  EXPECT_EQ(o->caps.add_path, (std::vector<Capabilities::AddPath>{{kIpv6Unicast, true, false}}))
+      << "a mode of 4 is not understood; the last entry of a family counts";
+  EXPECT_FALSE(o->caps.ipv4_over_ipv6()) << "VPN routes are not unicast ones";
+  EXPECT_TRUE(o->caps.long_lived && o->caps.long_lived->families.empty());
+
+  for (const auto* bad : {"45 03 000101", "47 06 000101800151", "05 05 0001000100", "06 01 00", "46 01 00", "02 01 00",
+                          "01 03 000100", "41 02 fc00", "40 01 00", "40 03 000000"}) {
+    o = caps(bad);
+    ASSERT_FALSE(o) << bad;
+    EXPECT_EQ(o.error().code, 2) << bad;
+    EXPECT_EQ(o.error().subcode, 0) << bad;
+  }
+}
+
+TEST(BgpOpen, WhatBothSidesSaidIsNegotiated) {
+  Capabilities ours, theirs;
+  auto n = negotiate(ours, theirs, true);
+  EXPECT_TRUE(n.families[0]) << "who names no family means IPv4";
+  EXPECT_FALSE(n.families[1] || n.as4_out || n.in.as4 || n.refresh || n.enhanced_refresh);
+  EXPECT_EQ(n.out[0], (EncodeContext{Family::v4, false, false, 4096}));
+
+  ours.families = {kIpv4Unicast, kIpv6Unicast};
+  ours.as4 = Asn{64512};
+  ours.refresh = ours.enhanced_refresh = ours.extended_message = true;
+  ours.add_path = {{kIpv4Unicast, true, true}, {kIpv6Unicast, true, true}};
+  ours.next_hops = {{kIpv4Unicast, 2}};
+  n = negotiate(ours, theirs, false);
+  EXPECT_EQ(n.in, (CodecContext{false, false})) << "one side alone decides nothing";
+  EXPECT_EQ(n.out[0], (EncodeContext{Family::v4, false, false, 4096}));
+  EXPECT_FALSE(n.families[1]);
+
+  theirs = ours;
+  theirs.families = {kIpv6Unicast};
+  theirs.add_path = {{kIpv4Unicast, true, false}, {kIpv6Unicast, false, true}};
+  n = negotiate(ours, theirs, true);
+  EXPECT_FALSE(n.families[0]);
+  EXPECT_TRUE(n.families[1] && n.as4_out && n.in.as4 && n.refresh && n.enhanced_refresh);
+  EXPECT_EQ(n.in.max_message, 65535U);
+  EXPECT_TRUE(n.in.extended_next_hop);
+  EXPECT_FALSE(n.in.add_path(Family::v4)) << "they do not send";
+  EXPECT_TRUE(n.in.add_path(Family::v6));
+  EXPECT_EQ(n.out[0], (EncodeContext{Family::v4, true, true, 65535}));
+  EXPECT_EQ(n.out[1], (EncodeContext{Family::v6, false, false, 65535}));
+}
+
+TEST(BgpHeader, ExtendedMessages) {
+  const auto ok = [](std::string_view tail, std::size_t most) {
+    return decode_header(hex("ffffffffffffffffffffffffffffffff" + std::string(tail)), most).has_value();
+  };
+  for (const auto* type : {"02", "03", "05"}) {
+    EXPECT_TRUE(ok(std::string("1001") + type, kMaxExtendedMessage)) << type;
+    EXPECT_TRUE(ok(std::string("ffff") + type, kMaxExtendedMessage)) << type;
+    EXPECT_FALSE(ok(std::string("1001") + type, kMaxMessage)) << type;
+  }
+  EXPECT_TRUE(ok("1000 01", kMaxExtendedMessage));
+  EXPECT_FALSE(ok("1001 01", kMaxExtendedMessage)) << "an OPEN never is";
+  EXPECT_FALSE(ok("1001 04", kMaxExtendedMessage)) << "nor a KEEPALIVE";
 }
 
 TEST(BgpHeader, Faults) {
