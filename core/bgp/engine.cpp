@@ -147,6 +147,11 @@ Capabilities EngineCore::capabilities(const PeerOptions& peer) const {
   if (peer.ipv6) caps.families.push_back(kIpv6Unicast);
   caps.as4 = options_.local_as;
   caps.refresh = true;
+  caps.enhanced_refresh = true;
+  caps.extended_message = peer.extended_messages;
+  if (peer.add_path_receive || peer.add_path_send)
+    for (auto f : caps.families) caps.add_path.push_back({f, peer.add_path_receive, peer.add_path_send});
+  if (peer.extended_next_hop && peer.ipv4) caps.next_hops.push_back({kIpv4Unicast, kIpv6Unicast.afi});
   if (options_.graceful_restart) {
     GracefulRestartCapability gr;
     gr.restarting = restarting_;

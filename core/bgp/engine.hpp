@@ -59,6 +59,9 @@ struct PeerOptions {
   std::optional<std::chrono::seconds> hold_time;  ///< unset: Options::hold_time
   bool ipv4 = true;                               ///< families offered
   bool ipv6 = true;
+  bool add_path_receive = false, add_path_send = false;  ///< RFC 7911, offered for all families
+  bool extended_messages = true;                         ///< RFC 8654, offered
+  bool extended_next_hop = false;                        ///< RFC 8950, offered: IPv4 routes with IPv6 next hops
   Origin from = Origin::configured;
   bool operator==(const PeerOptions&) const = default;
 };
@@ -160,9 +163,15 @@ struct CapabilityInfo {
   bool ipv4 = false, ipv6 = false, as4 = false, refresh = false, enhanced_refresh = false, extended_message = false;
   bool graceful_restart = false, restarting = false, notification_gr = false;
   std::chrono::seconds restart_time{0};
-  bool gr_ipv4 = false, gr_ipv6 = false;                // families listed in the capability
-  bool preserved_ipv4 = false, preserved_ipv6 = false;  // their F bits
-  std::vector<std::uint8_t> unknown;                    // codes we do not know
+  bool gr_ipv4 = false, gr_ipv6 = false;                    // families listed in the capability
+  bool preserved_ipv4 = false, preserved_ipv6 = false;      // their F bits
+  bool add_path_rx_ipv4 = false, add_path_tx_ipv4 = false;  // RFC 7911, as the sender of the OPEN sees it
+  bool add_path_rx_ipv6 = false, add_path_tx_ipv6 = false;
+  bool extended_next_hop = false;  // IPv4 routes with IPv6 next hops
+  bool llgr = false, llgr_ipv4 = false, llgr_ipv6 = false;
+  bool llgr_preserved_ipv4 = false, llgr_preserved_ipv6 = false;
+  std::chrono::seconds llgr_time_ipv4{0}, llgr_time_ipv6{0};
+  std::vector<std::uint8_t> unknown;  // codes we do not know
 };
 
 struct PeerCounters {

@@ -108,32 +108,52 @@ Decoded<MpUnreach> decode_unreach(Reader r) {
 
 // --- writing --------------------------------------------------------------------------------------------------------
 
-void put_attr(Writer& w, std::uint8_t flags, std::uint8_t type, View value) {
-  const bool wide = value.size() > 255;
-  w.be<std::uint8_t>(static_cast<std::uint8_t>((flags & ~kFlagExtended) | (wide ? kFlagExtended : 0)));
-  w.be<std::uint8_t>(type);
-  if (wide)
-    w.be<std::uint16_t>(value.size());
-  else
-    w.be<std::uint8_t>(value.size());
-  w.put(value);
-}
+constexpr std::size_t kLongestValue = 65535;
 
-void put_u32(Writer& w, std::uint8_t flags, std::uint8_t type, std::uint32_t v) {
-  Writer value(4);
-  value.be<std::uint32_t>(v);
-  put_attr(w, flags, type, value.view());
-}
+/// Appends attributes to a buffer; remembers if one was longer than its length field can say.
+class AttrWriter {
+ public:
+  explicit AttrWriter(Bytes& out) : out_(out) {}
+  bool ok() const { return ok_; }
 
-Bytes aggregator_bytes(const Aggregator& a, bool as4) {
-  Writer w(8);
-  if (as4)
-    w.be<std::uint32_t>(a.as.value);
-  else
-    w.be<std::uint16_t>(a.as.value > 0xffff ? kAsTrans : a.as.value);
-  w.be<std::uint32_t>(a.id);
-  return w.take();
-}
+  void header(std::uint8_t flags, std::uint8_t type, std::size_t length) {
+    ok_ &= length <= kLongestValue;
+    const bool wide = length > 255;
+    const std::array<std::byte, 4> head{
+        static_cast<std::byte>((flags & ~kFlagExtended) | (wide ? kFlagExtended : 0)), static_cast<std::byte>(type),
+        static_cast<std::byte>(wide ? length >> 8 : length), static_cast<std::byte>(length)};
+    put(View(head).first(wide ? 4 : 3));
+  }
+  void put(View v) { out_.insert(out_.end(), v.begin(), v.end()); }
+  void u16(std::uint32_t v) {
+    const std::array<std::byte, 2> b{static_cast<std::byte>(v >> 8), static_cast<std::byte>(v)};
+    put(b);
+  }
+  void u32(std::uint32_t v) {
+    u16(v >> 16);
+    u16(v & 0xffff);
+  }
+  void attr(std::uint8_t flags, std::uint8_t type, View value) {
+    header(flags, type, value.size());
+    put(value);
+  }
+  void number(std::uint8_t flags, std::uint8_t type, std::uint32_t v) {
+    header(flags, type, 4);
+    u32(v);
+  }
+  void aggregator(std::uint8_t type, const Aggregator& a, bool as4) {
+    header(kOptTrans, type, as4 ? 8 : 6);
+    if (as4)
+      u32(a.as.value);
+    else
+      u16(a.as.value > 0xffff ? kAsTrans : a.as.value);
+    u32(a.id);
+  }
+
+ private:
+  Bytes& out_;
+  bool ok_ = true;
+};
 
 }  // namespace
 
@@ -166,14 +186,15 @@ AsPath AsPath::sequence(std::span<const Asn> ases) {
   return p;
 }
 
-std::optional<AsPath> AsPath::decode(View wire, std::size_t width) {
+std::optional<AsPath> AsPath::decode(View wire, std::size_t width, bool drop_confederation) {
   Reader r(wire);
-  Writer w(wire.size() * 2 + 2);
+  Writer w(kLongest);
   while (r.left() > 0) {
     const auto type = r.be<std::uint8_t>();
     const std::size_t count = r.be<std::uint8_t>();
     Reader ases = r.sub(count * width);
-    // Confederation segments (3, 4) are for members only (RFC 5065 5.3).
+    if (drop_confederation && ases.ok() && (type == kConfedSequence || type == kConfedSet)) continue;
+    // Confederation segments are for members only (RFC 5065 5.3).
     if (!ases.ok() || count == 0 || (type != kSet && type != kSequence)) return std::nullopt;
     w.be<std::uint8_t>(type);
     w.be<std::uint8_t>(count);
@@ -201,6 +222,12 @@ bool AsPath::contains(Asn as) const {
   each_segment(bytes_, [&](auto, Reader r, std::size_t) {
     while (r.left() > 0) found |= r.be<std::uint32_t>() == as.value;
   });
+  return found;
+}
+
+bool AsPath::has_set() const {
+  bool found = false;
+  each_segment(bytes_, [&](auto type, Reader, std::size_t) { found |= type == kSet; });
   return found;
 }
 
@@ -358,7 +385,7 @@ bool take_value(AttrBlock& out, std::uint8_t type, View value, const CodecContex
       while (r.left() > 0) a.cluster_list.push_back(r.be<std::uint32_t>());
       return true;
     case kAttrAs4Path:
-      as4_path = AsPath::decode(value, 4);
+      as4_path = AsPath::decode(value, 4, true);
       return as4_path.has_value();
     case kAttrAs4Aggregator: {
       Aggregator g;
@@ -457,45 +484,89 @@ Decoded<AttrBlock> decode_attributes(View block, const CodecContext& context) {
   }
   std::sort(out.attrs.unknown.begin(), out.attrs.unknown.end(),
             [](const auto& x, const auto& y) { return x.type < y.type; });
+  if (!context.as_sets && (out.attrs.as_path.has_set() || (as4_path && as4_path->has_set())))
+    withdraw("AS_SET in the path (RFC 9774)");
   if (!context.as4) merge_as4(out.attrs, as4_path, as4_aggregator);
   return out;
 }
 
 // --- encoding -------------------------------------------------------------------------------------------------------
 
-void encode_attributes(Writer& w, const Attrs& a, bool as4) {
+bool encode_attributes(Bytes& out, const Attrs& a, bool as4) {
+  const auto before = out.size();
+  AttrWriter w(out);
   auto unknown = a.unknown.begin();
   const auto unknown_below = [&](std::uint8_t type) {
     for (; unknown != a.unknown.end() && unknown->type < type; ++unknown)
-      put_attr(w, unknown->flags, unknown->type, unknown->value);
+      w.attr(unknown->flags, unknown->type, unknown->value);
   };
   const auto origin = static_cast<std::byte>(a.origin);
-  put_attr(w, kWellKnown, kAttrOrigin, View(&origin, 1));
+  w.attr(kWellKnown, kAttrOrigin, View(&origin, 1));
   if (as4)
-    put_attr(w, kWellKnown, kAttrAsPath, a.as_path.wire());
+    w.attr(kWellKnown, kAttrAsPath, a.as_path.wire());
   else
-    put_attr(w, kWellKnown, kAttrAsPath, a.as_path.narrow());
-  if (a.next_hop.is_v4() && !a.next_hop.is_unspecified()) put_attr(w, kWellKnown, kAttrNextHop, a.next_hop.bytes());
-  if (a.med) put_u32(w, kOptNon, kAttrMed, *a.med);
-  if (a.local_pref) put_u32(w, kWellKnown, kAttrLocalPref, *a.local_pref);
-  if (a.atomic_aggregate) put_attr(w, kWellKnown, kAttrAtomicAggregate, {});
-  if (a.aggregator) put_attr(w, kOptTrans, kAttrAggregator, aggregator_bytes(*a.aggregator, as4));
-  if (!a.communities.empty()) put_attr(w, kOptTrans, kAttrCommunities, a.communities);
-  if (a.originator_id) put_u32(w, kOptNon, kAttrOriginatorId, *a.originator_id);
+    w.attr(kWellKnown, kAttrAsPath, a.as_path.narrow());
+  if (a.next_hop.is_v4() && !a.next_hop.is_unspecified()) w.attr(kWellKnown, kAttrNextHop, a.next_hop.bytes());
+  if (a.med) w.number(kOptNon, kAttrMed, *a.med);
+  if (a.local_pref) w.number(kWellKnown, kAttrLocalPref, *a.local_pref);
+  if (a.atomic_aggregate) w.attr(kWellKnown, kAttrAtomicAggregate, {});
+  if (a.aggregator) w.aggregator(kAttrAggregator, *a.aggregator, as4);
+  if (!a.communities.empty()) w.attr(kOptTrans, kAttrCommunities, a.communities);
+  if (a.originator_id) w.number(kOptNon, kAttrOriginatorId, *a.originator_id);
   if (!a.cluster_list.empty()) {
-    Writer value(a.cluster_list.size() * 4);
-    for (auto id : a.cluster_list) value.be<std::uint32_t>(id);
-    put_attr(w, kOptNon, kAttrClusterList, value.view());
+    w.header(kOptNon, kAttrClusterList, a.cluster_list.size() * 4);
+    for (auto id : a.cluster_list) w.u32(id);
   }
   unknown_below(kAttrExtCommunities);
-  if (!a.ext_communities.empty()) put_attr(w, kOptTrans, kAttrExtCommunities, a.ext_communities);
-  if (!as4 && a.as_path.has_wide()) put_attr(w, kOptTrans, kAttrAs4Path, a.as_path.wire());
-  if (!as4 && a.aggregator && a.aggregator->as.value > 0xffff)
-    put_attr(w, kOptTrans, kAttrAs4Aggregator, aggregator_bytes(*a.aggregator, true));
+  if (!a.ext_communities.empty()) w.attr(kOptTrans, kAttrExtCommunities, a.ext_communities);
+  if (!as4 && a.as_path.has_wide()) w.attr(kOptTrans, kAttrAs4Path, a.as_path.wire());
+  if (!as4 && a.aggregator && a.aggregator->as.value > 0xffff) w.aggregator(kAttrAs4Aggregator, *a.aggregator, true);
   unknown_below(kAttrLargeCommunities);
-  if (!a.large_communities.empty()) put_attr(w, kOptTrans, kAttrLargeCommunities, a.large_communities);
-  unknown_below(255);
-  for (; unknown != a.unknown.end(); ++unknown) put_attr(w, unknown->flags, unknown->type, unknown->value);
+  if (!a.large_communities.empty()) w.attr(kOptTrans, kAttrLargeCommunities, a.large_communities);
+  for (; unknown != a.unknown.end(); ++unknown) w.attr(unknown->flags, unknown->type, unknown->value);
+  if (!w.ok()) out.resize(before);
+  return w.ok();
+}
+
+void encode_attributes(Writer& w, const Attrs& attrs, bool as4) {
+  Bytes block;
+  if (encode_attributes(block, attrs, as4))
+    w.put(block);
+  else
+    w.be<std::uint8_t>(256);  // too long for an attribute: too long for any writer
+}
+
+bool reflect_attributes(View canonical, std::uint32_t originator, std::uint32_t cluster_id, Bytes& out) {
+  const auto before = out.size();
+  // Both attributes stand right behind the well-known ones, 1 to 8, in this order.
+  View rest = canonical;
+  View originator_id, cluster_list;
+  const auto next = [&](std::uint8_t first, std::uint8_t last, View& value) {
+    Reader attr(rest);
+    const auto flags = attr.be<std::uint8_t>();
+    const auto type = attr.be<std::uint8_t>();
+    const std::size_t length = (flags & kFlagExtended) != 0 ? attr.be<std::uint16_t>() : attr.be<std::uint8_t>();
+    value = attr.take(length);
+    if (!attr.ok() || type < first || type > last) return false;
+    rest = attr.rest();
+    return true;
+  };
+  View ignored;
+  while (next(kAttrOrigin, kAttrCommunities, ignored)) {
+  }
+  AttrWriter w(out);
+  w.put(canonical.first(canonical.size() - rest.size()));
+  if (next(kAttrOriginatorId, kAttrOriginatorId, originator_id))
+    w.attr(kOptNon, kAttrOriginatorId, originator_id);
+  else
+    w.number(kOptNon, kAttrOriginatorId, originator);
+  if (!next(kAttrClusterList, kAttrClusterList, cluster_list)) cluster_list = {};
+  w.header(kOptNon, kAttrClusterList, cluster_list.size() + 4);
+  w.u32(cluster_id);
+  w.put(cluster_list);
+  w.put(rest);
+  if (!w.ok()) out.resize(before);
+  return w.ok();
 }
 
 }  // namespace calico::bgp

@@ -35,16 +35,26 @@ namespace {
 enum Cap : std::uint8_t {
   kCapMultiprotocol = 1,
   kCapRefresh = 2,
+  kCapExtendedNextHop = 5,
   kCapExtendedMessage = 6,
   kCapGracefulRestart = 64,
   kCapAs4 = 65,
+  kCapAddPath = 69,
   kCapEnhancedRefresh = 70,
+  kCapLongLived = 71,
 };
 constexpr std::uint8_t kParamCapabilities = 2, kParamExtended = 255;
 constexpr std::uint16_t kAsTrans = 23456;
 
 tl::unexpected<Fault> open_fault(std::uint8_t subcode, std::string what, View data = {}) {
   return tl::unexpected(fault(notify::kOpen, subcode, std::move(what), data));
+}
+
+AfiSafi family_of(Reader& r) {
+  AfiSafi f;
+  f.afi = r.be<std::uint16_t>();
+  f.safi = r.be<std::uint8_t>();
+  return f;
 }
 
 /// One capability; false if its length does not fit its code.
@@ -82,12 +92,53 @@ bool decode_capability(std::uint8_t code, Reader r, Capabilities& caps) {
       gr.time_s = head & 0x0fff;
       while (r.left() > 0) {
         GracefulRestartCapability::Entry e;
-        e.family.afi = r.be<std::uint16_t>();
-        e.family.safi = r.be<std::uint8_t>();
+        e.family = family_of(r);
         e.preserved = (r.be<std::uint8_t>() & 0x80) != 0;
         gr.families.push_back(e);
       }
       caps.graceful_restart = std::move(gr);
+      return true;
+    }
+    case kCapLongLived: {
+      if (length % 7 != 0) return false;
+      LongLivedCapability ll;
+      while (r.left() > 0) {
+        LongLivedCapability::Entry e;
+        e.family = family_of(r);
+        e.preserved = (r.be<std::uint8_t>() & 0x80) != 0;
+        e.stale_s = static_cast<std::uint32_t>(r.be<std::uint8_t>()) << 16;
+        e.stale_s |= r.be<std::uint16_t>();
+        ll.families.push_back(e);
+      }
+      caps.long_lived = std::move(ll);
+      return true;
+    }
+    case kCapAddPath: {
+      if (length % 4 != 0) return false;
+      while (r.left() > 0) {
+        Capabilities::AddPath e;
+        e.family = family_of(r);
+        const auto mode = r.be<std::uint8_t>();
+        if (mode < 1 || mode > 3) continue;  // RFC 7911 4: not understood, so not there
+        e.receive = (mode & 1) != 0;
+        e.send = (mode & 2) != 0;
+        std::erase_if(caps.add_path, [&](const auto& other) { return other.family == e.family; });
+        caps.add_path.push_back(e);
+      }
+      return true;
+    }
+    case kCapExtendedNextHop: {
+      if (length % 6 != 0) return false;
+      while (r.left() > 0) {
+        Capabilities::NextHop e;
+        e.family.afi = r.be<std::uint16_t>();
+        const auto safi = r.be<std::uint16_t>();
+        e.next_hop_afi = r.be<std::uint16_t>();
+        if (safi > 255) continue;  // no such family
+        e.family.safi = static_cast<std::uint8_t>(safi);
+        std::erase(caps.next_hops, e);
+        caps.next_hops.push_back(e);
+      }
       return true;
     }
     default: {
@@ -105,7 +156,21 @@ void encode_capability(Writer& w, std::uint8_t code, const auto& body) {
   w.close(m);
 }
 
+/// A list of entries of `size` bytes, in as many capabilities as its 255 bytes ask for.
+template <class Entry>
+void encode_list(Writer& w, std::uint8_t code, const std::vector<Entry>& list, std::size_t size, const auto& put) {
+  const std::size_t most = 255 / size;
+  for (std::size_t at = 0; at < list.size(); at += most)
+    encode_capability(w, code, [&] {
+      for (std::size_t i = at; i < std::min(at + most, list.size()); ++i) put(list[i]);
+    });
+}
+
 void encode_capabilities(Writer& w, const Capabilities& caps) {
+  const auto put_family = [&](AfiSafi f) {
+    w.be<std::uint16_t>(f.afi);
+    w.be<std::uint8_t>(f.safi);
+  };
   for (const auto& f : caps.families)
     encode_capability(w, kCapMultiprotocol, [&] {
       w.be<std::uint16_t>(f.afi);
@@ -114,6 +179,11 @@ void encode_capabilities(Writer& w, const Capabilities& caps) {
     });
   const auto none = [] {};
   if (caps.refresh) encode_capability(w, kCapRefresh, none);
+  encode_list(w, kCapExtendedNextHop, caps.next_hops, 6, [&](const Capabilities::NextHop& e) {
+    w.be<std::uint16_t>(e.family.afi);
+    w.be<std::uint16_t>(e.family.safi);
+    w.be<std::uint16_t>(e.next_hop_afi);
+  });
   if (caps.extended_message) encode_capability(w, kCapExtendedMessage, none);
   if (caps.graceful_restart)
     encode_capability(w, kCapGracefulRestart, [&] {
@@ -121,13 +191,26 @@ void encode_capabilities(Writer& w, const Capabilities& caps) {
       w.be<std::uint16_t>((gr.restarting ? 0x8000U : 0U) | (gr.notification ? 0x4000U : 0U) |
                           std::min<std::uint32_t>(gr.time_s, 0x0fff));
       for (const auto& e : gr.families) {
-        w.be<std::uint16_t>(e.family.afi);
-        w.be<std::uint8_t>(e.family.safi);
+        put_family(e.family);
         w.be<std::uint8_t>(e.preserved ? 0x80 : 0);
       }
     });
   if (caps.as4) encode_capability(w, kCapAs4, [&] { w.be<std::uint32_t>(caps.as4->value); });
+  encode_list(w, kCapAddPath, caps.add_path, 4, [&](const Capabilities::AddPath& e) {
+    put_family(e.family);
+    w.be<std::uint8_t>((e.receive ? 1U : 0U) | (e.send ? 2U : 0U));
+  });
   if (caps.enhanced_refresh) encode_capability(w, kCapEnhancedRefresh, none);
+  if (caps.long_lived)
+    encode_capability(w, kCapLongLived, [&] {
+      for (const auto& e : caps.long_lived->families) {
+        put_family(e.family);
+        w.be<std::uint8_t>(e.preserved ? 0x80 : 0);
+        const auto time = std::min<std::uint32_t>(e.stale_s, 0xffffff);
+        w.be<std::uint8_t>(time >> 16);
+        w.be<std::uint16_t>(time & 0xffff);
+      }
+    });
   for (const auto& u : caps.unknown) encode_capability(w, u.code, [&] { w.put(u.value); });
 }
 
@@ -147,6 +230,16 @@ bool Capabilities::has(AfiSafi family) const {
   return std::find(families.begin(), families.end(), family) != families.end();
 }
 
+Capabilities::AddPath Capabilities::add_path_of(AfiSafi family) const {
+  for (const auto& e : add_path)
+    if (e.family == family) return e;
+  return {family, false, false};
+}
+
+bool Capabilities::ipv4_over_ipv6() const {
+  return std::find(next_hops.begin(), next_hops.end(), NextHop{kIpv4Unicast, kIpv6Unicast.afi}) != next_hops.end();
+}
+
 Decoded<Header> decode_header(View first19, std::size_t max_message) {
   Reader r(first19);
   const auto marker = r.take(16);
@@ -162,7 +255,7 @@ Decoded<Header> decode_header(View first19, std::size_t max_message) {
   bool fits = true;
   switch (static_cast<MessageType>(type)) {
     case MessageType::open:
-      fits = h.length >= 29;
+      fits = h.length >= 29 && h.length <= kMaxMessage;
       break;
     case MessageType::update:
       fits = h.length >= 23;

@@ -2,8 +2,8 @@
 /// The BGP messages other than UPDATE as values, and the frame around all of them. Pure: bytes -> value or Fault, value
 /// -> bytes; no clock, no log, no I/O. Thread: any. Errors: a Fault is what the NOTIFICATION must say (RFC 4271 6) plus
 /// a line for people. RFC: 4271 4.1-4.5, 5492 and 9072 (OPEN parameters), 4760, 6793, 2918, 7313, 4724 and 8538 (N
-/// bit), 8654, 6608, 9003. Deviations: a repeated optional parameter or capability is not an error; the last one counts
-/// (5492 4 leaves it open).
+/// bit), 9494, 7911, 8950, 8654, 6608, 9003. Deviations: a repeated optional parameter or capability is not an error;
+/// the last one counts (5492 4 leaves it open), in capabilities that list families the last one of each family.
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -53,7 +53,7 @@ struct Header {
   std::uint16_t length = 0;  ///< whole message
   MessageType type{};
 };
-/// The first 19 bytes. Checks marker, length against the type, type.
+/// The first 19 bytes. Checks marker, length against the type (an OPEN never exceeds kMaxMessage, RFC 8654 4), type.
 [[nodiscard]] Decoded<Header> decode_header(View first19, std::size_t max_message = kMaxMessage);
 
 struct GracefulRestartCapability {
@@ -69,11 +69,38 @@ struct GracefulRestartCapability {
   bool operator==(const GracefulRestartCapability&) const = default;
 };
 
+/// RFC 9494. Means something only beside graceful restart.
+struct LongLivedCapability {
+  struct Entry {
+    AfiSafi family;
+    bool preserved = false;     ///< F
+    std::uint32_t stale_s = 0;  ///< 24 bits
+    bool operator==(const Entry&) const = default;
+  };
+  std::vector<Entry> families;
+  bool operator==(const LongLivedCapability&) const = default;
+};
+
 struct Capabilities {
   std::vector<AfiSafi> families;  ///< RFC 4760; empty: IPv4 unicast alone
   std::optional<Asn> as4;
   bool refresh = false, enhanced_refresh = false, extended_message = false;
   std::optional<GracefulRestartCapability> graceful_restart;
+  std::optional<LongLivedCapability> long_lived;
+  /// RFC 7911: the sender of the OPEN can take (receive), wants to send, more than one path a prefix.
+  struct AddPath {
+    AfiSafi family;
+    bool receive = false, send = false;
+    bool operator==(const AddPath&) const = default;
+  };
+  std::vector<AddPath> add_path;
+  /// RFC 8950: routes of `family` may have next hops of `next_hop_afi`.
+  struct NextHop {
+    AfiSafi family;
+    std::uint16_t next_hop_afi = 0;
+    bool operator==(const NextHop&) const = default;
+  };
+  std::vector<NextHop> next_hops;
   struct Unknown {
     std::uint8_t code = 0;
     Bytes value;
@@ -82,6 +109,9 @@ struct Capabilities {
   std::vector<Unknown> unknown;
 
   bool has(AfiSafi family) const;
+  /// The entry of `family`; all false where there is none.
+  AddPath add_path_of(AfiSafi family) const;
+  bool ipv4_over_ipv6() const;
   bool operator==(const Capabilities&) const = default;
 };
 

@@ -89,7 +89,9 @@ void AttrStore::unref(AttrId id) {
 Attrs AttrStore::decode(AttrId id) const {
   const auto& s = sets_[id];
   // Always well formed: encode_attributes wrote it. Context: everything allowed.
-  auto block = decode_attributes(s.blob(), CodecContext{true, true});
+  CodecContext all;
+  all.as_sets = true;
+  auto block = decode_attributes(s.blob(), all);
   assert(block && !block->withdraw);
   Attrs a = block ? std::move(block->attrs) : Attrs{};
   a.next_hop = s.next_hop;

@@ -31,7 +31,7 @@ bool may_export(const Source& source, const Target& target, bool no_export, bool
 
 std::optional<Attrs> export_route(Attrs a, Family family, const Source& source, const Target& target,
                                   const LocalSpeaker& speaker) {
-  const auto& self = family == Family::v4 ? target.self_v4 : target.self_v6;
+  const auto& self = target.self(family);
   // A local route without a next hop of its own has 0.0.0.0 here.
   if (target.next_hop == NextHopMode::self || a.next_hop.is_unspecified()) {
     if (!self) return std::nullopt;

@@ -36,6 +36,10 @@ struct Target {
   bool add_path[2] = {false, false};  ///< the peer takes several paths of a prefix (RFC 7911)
   bool extended_next_hop = false;     ///< IPv4 routes may have an IPv6 next hop (RFC 8950)
   std::uint32_t max_message = kMaxMessage;
+  /// The address of ours that stands as next hop for routes of the family.
+  const std::optional<Ip>& self(Family family) const {
+    return family == Family::v4 && (self_v4 || !extended_next_hop) ? self_v4 : self_v6;
+  }
   bool operator==(const Target&) const = default;
 };
 

@@ -156,6 +156,7 @@ bool Rib::announce(RibPeerId peer, const Prefix& prefix, AttrId attr, std::uint3
   auto& e = entries_[id];
   if (const auto p = find_path(id, peer, path_id); p != kNone) {
     auto& path = paths_[p];
+    path.unconfirmed = 0;
     if (path.stale != 0) {
       path.stale = 0;
       --rp.stale[f];
@@ -259,6 +260,23 @@ std::size_t Rib::drop(RibPeerId peer, Family family, bool stale_only) {
       unlink(p);
       ++count;
       --left;
+    }
+    p = after;
+  }
+  return count;
+}
+
+void Rib::begin_refresh(RibPeerId peer, Family family) {
+  for (auto p = peers_[peer].first[fam(family)]; p != kNone; p = paths_[p].after_of_peer) paths_[p].unconfirmed = 1;
+}
+
+std::size_t Rib::end_refresh(RibPeerId peer, Family family) {
+  std::size_t count = 0;
+  for (auto p = peers_[peer].first[fam(family)]; p != kNone;) {
+    const auto after = paths_[p].after_of_peer;
+    if (paths_[p].unconfirmed != 0) {
+      unlink(p);
+      ++count;
     }
     p = after;
   }

@@ -27,8 +27,9 @@ using RibPeerId = std::uint32_t;
 inline constexpr RibPeerId kLocalPeer = 0;
 
 struct Path {
-  std::uint32_t peer : 31 = 0;
+  std::uint32_t peer : 30 = 0;
   std::uint32_t stale : 1 = 0;
+  std::uint32_t unconfirmed : 1 = 0;  ///< not yet heard again in a refresh (RFC 7313); decides nothing
   AttrId attr = kNoAttr;
   PrefixId prefix = kNone;
   PathId next = kNone;                                ///< of the same prefix
@@ -73,6 +74,9 @@ class Rib {
   void mark_stale(RibPeerId peer, Family family);
   /// Removes the peer's stale paths (or all of them) of a family; how many.
   std::size_t drop(RibPeerId peer, Family family, bool stale_only);
+  /// A peer says everything again: what it did not say by the end goes. Until then nothing changes.
+  void begin_refresh(RibPeerId peer, Family family);
+  std::size_t end_refresh(RibPeerId peer, Family family);
   /// After something that changes the decision for all of a peer's paths (client flag).
   void touch(RibPeerId peer);
 

@@ -167,9 +167,8 @@ bool UpdateGroup::excludes(AttrId attr, RibPeerId source, const Member& m) const
 /// Would there be bytes for it? Only what depends on the set, so that nothing fails later.
 bool UpdateGroup::sendable(AttrId attr, RibPeerId source, Family family) {
   const auto& set = attrs_.at(attr);
-  const auto& self = family == Family::v4 ? target_.self_v4 : target_.self_v6;
   if (target_.next_hop == NextHopMode::self || set.next_hop.is_unspecified()) {
-    if (!self || self->family() != family) return false;
+    if (!target_.self(family)) return false;
   } else if (set.next_hop.family() != family && !(target_.extended_next_hop && family == Family::v4)) {
     return false;
   }

@@ -10,7 +10,8 @@ using asio::ip::tcp;
 using boost::system::error_code;
 
 namespace {
-constexpr std::size_t kScratch = 64 * 1024;
+// One bite beside the longest message that lacks a byte: whatever is kept of the last bite, a whole new one fits.
+constexpr std::size_t kBite = 64 * 1024, kScratch = kBite + kMaxExtendedMessage;
 constexpr std::size_t kMaxBuffers = 256;
 
 /// Reading space of this thread: connections are read one after the other.
@@ -92,11 +93,11 @@ void Connection::read_some() {
   std::copy(partial_.begin(), partial_.end(), space);
   const std::size_t had = partial_.size();
   error_code ec;
-  const std::size_t got = socket_.read_some(asio::buffer(space + had, kScratch - had), ec);
+  const std::size_t got = socket_.read_some(asio::buffer(space + had, kBite), ec);
   if (ec && !would_block(ec)) return fail(ec);
   View data(space, had + got);
   while (data.size() >= kHeaderSize) {
-    auto header = decode_header(data.first(kHeaderSize));
+    auto header = decode_header(data.first(kHeaderSize), max_message_);
     if (!header) return handler_->on_fault(*this, std::move(header.error()));
     if (data.size() < header->length) break;
     handler_->on_message(*this, header->type, data.subspan(kHeaderSize, header->length - kHeaderSize));

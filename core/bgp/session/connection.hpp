@@ -2,8 +2,9 @@
 /// One TCP connection that carries BGP messages: frames what arrives, sends what is given at once or as soon as the
 /// socket takes it. Knows nothing of states; its owner hears through Handler. Thread: loop. Owns: the socket and the
 /// bytes not yet written; kept alive by its own pending operations. Errors: reported once by on_closed (never after
-/// close()), after which the connection is dead. Memory: 64 KiB of reading space shared by all connections of a thread,
-/// at most one partial message kept a connection. The owner stops producing above kHighWater and goes on at on_drained.
+/// close()), after which the connection is dead. Memory: 128 KiB of reading space shared by all connections of a
+/// thread, at most one partial message kept a connection. The owner stops producing above kHighWater and goes on at
+/// on_drained.
 #include <boost/asio/ip/tcp.hpp>
 #include <chrono>
 #include <deque>
@@ -37,6 +38,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void connect(const asio::ip::tcp::endpoint& to);
   /// An accepted connection begins to read.
   void start();
+  /// The longest message taken from now on (RFC 8654); kMaxMessage at first.
+  void set_max_message(std::size_t size) { max_message_ = size; }
   /// Bytes to write and who keeps them alive: a message of its own, or a part of what many connections are sent.
   struct Piece {
     Piece(std::shared_ptr<const void> owner_, View bytes_) : owner(std::move(owner_)), bytes(bytes_) {}
@@ -73,6 +76,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::ip::tcp::socket socket_;
   Handler* handler_;
   bool open_ = true, writing_ = false, above_low_ = false;
+  std::size_t max_message_ = kMaxMessage;
   Bytes partial_;
   std::deque<Piece> out_;
   std::size_t out_offset_ = 0, pending_ = 0;

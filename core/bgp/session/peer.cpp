@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <boost/asio/post.hpp>
 
+#include "core/bgp/codec/negotiate.hpp"
 #include "core/bgp/session/socket_options.hpp"
 
 namespace calico::bgp {
@@ -36,6 +37,19 @@ CapabilityInfo info_of(const Capabilities& caps) {
     for (const auto& e : gr->families) {
       if (e.family == kIpv4Unicast) i.gr_ipv4 = true, i.preserved_ipv4 = e.preserved;
       if (e.family == kIpv6Unicast) i.gr_ipv6 = true, i.preserved_ipv6 = e.preserved;
+    }
+  }
+  const auto v4 = caps.add_path_of(kIpv4Unicast), v6 = caps.add_path_of(kIpv6Unicast);
+  i.add_path_rx_ipv4 = v4.receive, i.add_path_tx_ipv4 = v4.send;
+  i.add_path_rx_ipv6 = v6.receive, i.add_path_tx_ipv6 = v6.send;
+  i.extended_next_hop = caps.ipv4_over_ipv6();
+  if (const auto& ll = caps.long_lived) {
+    i.llgr = true;
+    for (const auto& e : ll->families) {
+      if (e.family == kIpv4Unicast)
+        i.llgr_ipv4 = true, i.llgr_preserved_ipv4 = e.preserved, i.llgr_time_ipv4 = seconds(e.stale_s);
+      if (e.family == kIpv6Unicast)
+        i.llgr_ipv6 = true, i.llgr_preserved_ipv6 = e.preserved, i.llgr_time_ipv6 = seconds(e.stale_s);
     }
   }
   for (const auto& u : caps.unknown) i.unknown.push_back(u.code);
@@ -298,12 +312,7 @@ void Peer::on_message(Connection& c, MessageType type, View body) {
       auto m = decode_route_refresh(body);
       if (!m) return fault(std::move(m.error()));
       feed(event::RoutesReceived{*slot});
-      if (!session_ || session_->slot != *slot || m->subtype != 0) return;
-      for (auto family : kFamilies) {
-        if (unicast(family) != m->family || !session_->families[fam(family)]) continue;
-        session_->group->refresh(*session_->member, family);
-      }
-      core_.schedule_flush();
+      if (session_ && session_->slot == *slot) handle_refresh(*m);
       return;
     }
   }
@@ -350,11 +359,10 @@ void Peer::session_up(Slot slot, const Open& remote) {
   s.remote = remote;
   const auto ours = core_.capabilities(config_);
   s.local_caps = info_of(ours);
-  for (auto family : kFamilies) {
-    const bool theirs = remote.caps.families.empty() ? family == Family::v4 : remote.caps.has(unicast(family));
-    s.families[fam(family)] = ours.has(unicast(family)) && theirs;
-  }
-  s.codec = {internal(), remote.caps.as4.has_value()};
+  const auto both = negotiate(ours, remote.caps, internal());
+  s.codec = both.in;
+  s.enhanced_refresh = both.enhanced_refresh;
+  conns_[slot]->set_max_message(both.in.max_message);
   s.target.internal = internal();
   s.target.client = config_.route_reflector_client;
   s.target.next_hop = config_.next_hop;
@@ -365,8 +373,13 @@ void Peer::session_up(Slot slot, const Open& remote) {
     (ip.is_v4() ? s.target.self_v4 : s.target.self_v6) = ip;
   }
   s.target.exports = exports();
-  s.target.as4 = s.codec.as4;
-  for (auto f : {0, 1}) s.target.families[f] = s.families[f];
+  s.target.as4 = both.as4_out;
+  s.target.max_message = both.out[0].max_message;
+  s.target.extended_next_hop = both.out[0].extended_next_hop;
+  for (auto f : {0, 1}) {
+    s.families[f] = s.target.families[f] = both.families[f];
+    s.target.add_path[f] = both.out[f].add_path;
+  }
   const auto& gr = remote.caps.graceful_restart;
   s.remote_restarting = gr && gr->restarting;
   auto& rp = core_.rib().peer(rib_id_);
@@ -511,6 +524,29 @@ void Peer::isolation_ended(bool grace) {
   arm_timer();
 }
 
+void Peer::handle_refresh(const RouteRefresh& m) {
+  auto& s = *session_;
+  for (auto family : kFamilies) {
+    const auto f = fam(family);
+    if (unicast(family) != m.family || !s.families[f]) continue;
+    switch (m.subtype) {
+      case 0:
+        s.group->refresh(*s.member, family);
+        break;
+      case 1:
+        s.refreshing[f] = true;
+        core_.rib().begin_refresh(rib_id_, family);
+        break;
+      case 2:
+        if (std::exchange(s.refreshing[f], false)) core_.rib().end_refresh(rib_id_, family);
+        break;
+      default:  // RFC 7313 5: others are ignored
+        break;
+    }
+  }
+  core_.schedule_flush();
+}
+
 // --- routes in ------------------------------------------------------------------------------------------------------
 
 void Peer::handle_update(View body) {
@@ -598,9 +634,16 @@ void Peer::put(std::shared_ptr<const Segment> segment, std::size_t begin, std::s
   connection()->queue({std::move(segment), bytes});
 }
 
-void Peer::dump_began(Family) {}
+void Peer::dump_began(Family family) { say_refresh(family, 1); }
 
-void Peer::dump_ended(Family) {}
+void Peer::dump_ended(Family family) { say_refresh(family, 2); }
+
+/// Begin (1) and end (2) of what a peer asked for again (RFC 7313); the first dump of a session is not one.
+void Peer::say_refresh(Family family, std::uint8_t subtype) {
+  const auto& s = *session_;
+  if (s.enhanced_refresh && s.eor_out[fam(family)])
+    connection()->queue(Connection::Piece(encode_route_refresh({unicast(family), subtype})));
+}
 
 void Peer::give_up() {
   // Not from here: the group is at work.

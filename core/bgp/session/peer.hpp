@@ -61,6 +61,8 @@ class Peer final : public Connection::Handler,
     Target target;
     UpdateGroup* group = nullptr;
     UpdateGroup::Member* member = nullptr;
+    bool enhanced_refresh = false;
+    bool refreshing[2] = {false, false};  // between the peer's begin and end of a refresh
     bool eor_in[2] = {false, false}, eor_out[2] = {false, false};
     bool remote_restarting = false;
     bool late_sweep = false;  // the peer began from nothing while we were isolated
@@ -88,6 +90,8 @@ class Peer final : public Connection::Handler,
   void session_down(const Down& down);
   bool keeps_routes(const Down& down) const;
   void handle_update(View body);
+  void handle_refresh(const RouteRefresh& m);
+  void say_refresh(Family family, std::uint8_t subtype);
   void announce(const std::vector<Nlri>& routes, Attrs attrs);
   void end_of_rib(Family family);
   void expire_stale();

@@ -2,7 +2,7 @@
 // from the command line; prints "ready" on stdout; ends on SIGTERM (planned) or SIGINT (for good).
 //
 //   bgp-speaker id=10.0.0.1 as=64512 listen=10.0.0.1 state=DIR ctl=bird.ctl nh6=fd00::1 route=10.65.0.1/32
-//       peer=NAME,10.0.0.2,as=65000,client,multihop=2,import,export,self,passive,password=x,ttlsec,noimport,noexport
+//       peer=NAME,10.0.0.2,as=65000,client,multihop=2,import,export,self,passive,password=x,ttlsec,noimport,noexport,addpath,nh6for4,noextmsg
 //       range=NAME,10.0.0.0/24,client routes=10.66.0.0/16,1000
 #include <fmt/core.h>
 #include <signal.h>
@@ -67,6 +67,12 @@ void set_options(PeerOptions& o, const std::vector<std::string>& words) {
       o.export_policy = Policy::none;
     else if (key == "self")
       o.next_hop = NextHopMode::self;
+    else if (key == "addpath")
+      o.add_path_receive = o.add_path_send = true;
+    else if (key == "nh6for4")
+      o.extended_next_hop = true;
+    else if (key == "noextmsg")
+      o.extended_messages = false;
     else if (key == "passive")
       o.passive = true;
     else if (key == "password")

@@ -257,6 +257,74 @@ TEST_F(MalformedTest, BytesOneByOne) {
   EXPECT_TRUE(wait_for("route", [&] { return seen("10.99.0.1/32") == "1"; }));
 }
 
+TEST_F(MalformedTest, ExtendedMessages) {
+  auto list = std::vector{rr().peer(2), rr().peer(3), rr().peer(5), rr().peer(6)};
+  for (auto& c : list) c.route_reflector_client = true;
+  list[0].passive = list[2].passive = list[3].passive = true;
+  ASSERT_TRUE(rr().peers(list));
+  RawPeer talker(2, 1), listener(5, 1), narrow(6, 1);
+  for (auto* p : {&talker, &listener}) {
+    auto o = p->open_message();
+    o.caps.extended_message = true;
+    ASSERT_TRUE(p->handshake(o));
+  }
+  ASSERT_TRUE(narrow.handshake());
+  ASSERT_TRUE(wait_for("sessions", [&] { return rr().established(2) && rr().established(5) && rr().established(6); }));
+  EXPECT_TRUE(rr().status(2)->neighbor.extended_message);
+
+  const EncodeContext wide{Family::v4, false, false, kMaxExtendedMessage};
+  Attrs a;
+  a.next_hop = own_address(2);
+  a.local_pref = 100;
+  const auto say = [&](std::span<const Prefix> prefixes, std::size_t messages) {
+    wire::Writer block(65535);
+    encode_attributes(block, a);
+    Bytes out;
+    std::size_t n = 0;
+    ASSERT_TRUE(encode_announce(out, n, wide, block.view(), a.next_hop, prefixes));
+    EXPECT_EQ(n, messages);
+    // In pieces that end nowhere in particular: a long message is put together from many bites.
+    for (std::size_t at = 0; at < out.size(); at += 7001)
+      ASSERT_TRUE(talker.send({out.begin() + static_cast<std::ptrdiff_t>(at),
+                               out.begin() + static_cast<std::ptrdiff_t>(std::min(out.size(), at + 7001))}));
+  };
+  std::vector<Prefix> many;
+  for (std::uint32_t i = 0; i < 30000; ++i) many.push_back(Prefix::host(Ip::v4(0x0b000000 + i)));
+  say(many, 3);
+  EXPECT_TRUE(wait_for("all routes at a speaker", [&] { return observer().route_count() == many.size(); }));
+  // Attributes that only long messages hold reach only those who take long messages.
+  a.communities.resize(40000);
+  say(std::vector{pfx("10.99.0.1/32")}, 1);
+
+  EXPECT_TRUE(wait_for("the long one at a speaker", [&] { return seen("10.99.0.1/32").has_value(); }));
+  a.communities.clear();
+  say(std::vector{pfx("10.99.0.2/32")}, 1);
+
+  for (auto* p : {&listener, &narrow}) {
+    std::set<Prefix> got;
+    std::size_t longest = 0;
+    Update u;
+    while (!got.contains(pfx("10.99.0.2/32")) || got.size() < many.size() + (p == &listener ? 2 : 1)) {
+      auto m = p->wait(MessageType::update);
+      ASSERT_TRUE(m) << got.size();
+      longest = std::max(longest, m->size() + kHeaderSize);
+      ASSERT_TRUE(decode_update(*m, {}, u));
+      for (const auto& route : u.announced) got.insert(route.prefix);
+      if (!u.announced.empty() && u.announced[0].prefix == pfx("10.99.0.1/32")) {
+        EXPECT_EQ(u.attrs.communities.size(), 40000U);
+      }
+    }
+    EXPECT_EQ(got.contains(pfx("10.99.0.1/32")), p == &listener);
+    EXPECT_EQ(longest > kMaxMessage, p == &listener);
+  }
+  // Too long is too long. An OPEN of that size never was allowed.
+  talker.send(hex("ffffffffffffffffffffffffffffffff 1001 01"));
+  EXPECT_TRUE(talker.wait_closed());
+  ASSERT_TRUE(talker.notification);
+  EXPECT_EQ(talker.notification->code, 1);
+  EXPECT_EQ(talker.notification->subcode, 2);
+}
+
 TEST_F(MalformedTest, HoldTimerOfASilentPeer) {
   RawPeer p(2, 1);
   auto o = p.open_message();
