@@ -11,6 +11,7 @@ namespace calico::bgp {
 namespace {
 constexpr std::size_t kDumpWindow = 16384;  // prefix ids looked at a turn
 constexpr std::size_t kCatchUp = 4096;      // prefixes sent to a slow member at once
+constexpr std::uint32_t kDrainRoom = 8;     // bytes of a COMMUNITIES attribute with one value
 constexpr Family kFamilies[] = {Family::v4, Family::v6};
 }  // namespace
 
@@ -109,6 +110,12 @@ bool UpdateGroup::in_sync(const Member& m) const {
          !m.wants_dump[1];
 }
 
+bool UpdateGroup::sends(const Member& m, PrefixId id) const {
+  bool any = false;
+  each_sent(id, [&](std::uint32_t, AttrId attr, RibPeerId source) { any |= !excludes(attr, source, m); });
+  return any;
+}
+
 void UpdateGroup::count_for(const Member& m, std::uint32_t out[2]) const {
   out[0] = counts_[0];
   out[1] = counts_[1];
@@ -142,8 +149,7 @@ void UpdateGroup::resend_all() {
     queue(id);
   }
   for (auto& [id, list] : paths_) {
-    // A set that no route has: whatever is wanted differs from it.
-    for (auto& p : list) p.source = kNone;
+    for (auto& p : list) p.resend = true;
     queue(id);
   }
 }
@@ -176,7 +182,10 @@ bool UpdateGroup::sendable(AttrId attr, RibPeerId source, Family family) {
   const Prefix longest = Prefix::host(family == Family::v4 ? Ip::v4(0) : next_hop);
   Bytes out;
   std::size_t n = 0;
-  return encode_announce(out, n, encoding(fam(family)), set_, next_hop, std::span(&longest, 1));
+  // Draining adds a community to what is remembered as sendable: its room is kept free.
+  auto context = encoding(fam(family));
+  context.max_message -= kDrainRoom;
+  return encode_announce(out, n, context, set_, next_hop, std::span(&longest, 1));
 }
 
 /// Is this path for this group?
@@ -289,7 +298,7 @@ void UpdateGroup::update_paths(PrefixId id, std::vector<Item>& items) {
   item.family = static_cast<std::uint8_t>(family);
   for (const auto& o : old) {
     const auto same = std::find_if(next.begin(), next.end(), [&](const auto& n) { return n.path_id == o.path_id; });
-    if (same != next.end() && (o.source == kNone || same->source == o.source)) continue;
+    if (same != next.end() && same->source == o.source) continue;
     // Gone, or the id is another peer's path now.
     item.path_id = o.path_id;
     item.skip = o.source;
@@ -299,7 +308,7 @@ void UpdateGroup::update_paths(PrefixId id, std::vector<Item>& items) {
   }
   for (const auto& n : next) {
     const auto was = std::find_if(old.begin(), old.end(), [&](const auto& o) { return o.path_id == n.path_id; });
-    if (was != old.end() && was->attr == n.attr && was->source == n.source) continue;
+    if (was != old.end() && was->attr == n.attr && was->source == n.source && !was->resend) continue;
     item.path_id = n.path_id;
     item.attr = n.attr;
     item.source = item.skip = n.source;
@@ -352,9 +361,8 @@ void UpdateGroup::emit(std::vector<Item>& items, Segment& segment) {
         run.withdrawn += static_cast<std::uint32_t>(nlri_.size());
       } else {
         Ip next_hop;
-        const bool fits =
-            encode_set(attr, source, context.family, set_, next_hop) &&
-            encode_announce(segment.data, messages, context, set_, next_hop, nlri_);
+        const bool fits = encode_set(attr, source, context.family, set_, next_hop) &&
+                          encode_announce(segment.data, messages, context, set_, next_hop, nlri_);
         assert(fits);  // sendable() looked
         (void)fits;
         run.announced += static_cast<std::uint32_t>(nlri_.size());
@@ -510,6 +518,10 @@ bool UpdateGroup::hand_out(Member& m, Outlet& outlet) {
       if (!hears(m, run)) continue;
       m.announced += run.announced;
       m.withdrawn += run.withdrawn;
+      if (run.family == fam(Family::v6)) {
+        m.announced_v6 += run.announced;
+        m.withdrawn_v6 += run.withdrawn;
+      }
       m.messages += run.messages;
       if (run.begin != end) flush();
       if (end == 0) begin = run.begin;
@@ -612,8 +624,10 @@ void UpdateGroup::catch_up(Member& m, Outlet& outlet) {
         i.attr = sent.attr;
         i.source = sent.source;
       }
-      if (target_.families[i.family]) items_.push_back(i);
-      else rib_.unpin(id);
+      if (target_.families[i.family])
+        items_.push_back(i);
+      else
+        rib_.unpin(id);
     }
     auto segment = std::make_shared<Segment>();
     std::vector<PrefixId> done;
@@ -622,6 +636,10 @@ void UpdateGroup::catch_up(Member& m, Outlet& outlet) {
     for (const auto& run : segment->runs) {
       m.announced += run.announced;
       m.withdrawn += run.withdrawn;
+      if (run.family == fam(Family::v6)) {
+        m.announced_v6 += run.announced;
+        m.withdrawn_v6 += run.withdrawn;
+      }
       m.messages += run.messages;
     }
     if (!segment->data.empty()) outlet.put(segment, 0, segment->data.size());
