@@ -20,7 +20,7 @@ using std::chrono::seconds;
 
 namespace {
 constexpr std::size_t kBudget = 16384;  // prefixes decided, and encoded for a group, a turn
-constexpr int kBacklog = 4096;              // a reflector's clients come back all at once
+constexpr int kBacklog = 4096;          // a reflector's clients come back all at once
 constexpr Family kFamilies[] = {Family::v4, Family::v6};
 
 LocalSpeaker speaker_of(const Options& o) {
@@ -345,6 +345,58 @@ Status EngineCore::set_peers(std::vector<PeerConfig> peers, std::vector<RangeCon
   return {};
 }
 
+Peer* EngineCore::find_peer(std::string_view name) const {
+  for (const auto& [ip, peer] : peers_)
+    if (peer->config().name == name) return peer.get();
+  return nullptr;
+}
+
+Status EngineCore::set_enabled(std::string_view name, bool enabled, std::string_view communication) {
+  auto* const peer = find_peer(name);
+  if (peer == nullptr) return fail(Errc::not_found, "{} is not a BGP peer", name);
+  if (peer->disabled() != enabled) return {};
+  report(PeerEvent::Kind::administrative, peer->config().name, enabled ? "enabled" : "disabled");
+  if (enabled) {
+    peer->enable();
+  } else {
+    auto say = cease(notify::kShutdown, false);
+    if (!communication.empty()) {
+      auto size = std::min<std::size_t>(communication.size(), 255);
+      // No half character at the end (RFC 9003 2 wants UTF-8).
+      while (size < communication.size() && size > 0 && (communication[size] & 0xc0) == 0x80) --size;
+      say.data.push_back(static_cast<std::byte>(size));
+      for (char c : communication.substr(0, size)) say.data.push_back(static_cast<std::byte>(c));
+    }
+    peer->disable(say);
+  }
+  return {};
+}
+
+Status EngineCore::restart(std::string_view name) {
+  auto* const peer = find_peer(name);
+  if (peer == nullptr) return fail(Errc::not_found, "{} is not a BGP peer", name);
+  if (peer->disabled()) return fail(Errc::conflict, "{} is disabled; enable it", name);
+  report(PeerEvent::Kind::administrative, peer->config().name, "restarted");
+  peer->restart();
+  return {};
+}
+
+Status EngineCore::refresh(std::string_view name, Engine::Refresh what) {
+  auto* const peer = find_peer(name);
+  if (peer == nullptr) return fail(Errc::not_found, "{} is not a BGP peer", name);
+  return peer->refresh(what != Engine::Refresh::out, what != Engine::Refresh::in);
+}
+
+void EngineCore::drain(bool on) {
+  if (speaker_.draining == on) return;
+  speaker_.draining = on;
+  drained_at_ = on ? std::optional(now() + options_.drain_time) : std::nullopt;
+  report(PeerEvent::Kind::administrative, "all",
+         on ? "draining: routes are announced as the last choice" : "not draining");
+  for (auto& group : groups_) group->resend_all();
+  schedule_flush();
+}
+
 void EngineCore::set_local(const Prefix& prefix, const std::optional<LocalRoute>& route) {
   if (!route) {
     rib_.withdraw(kLocalPeer, prefix.masked());
@@ -394,7 +446,7 @@ void EngineCore::peer_changed() {
   std::unordered_map<std::uint32_t, bool> fed;  // value: fed by a peer that restarted (it knows the others' routes)
   std::set<std::uint32_t> known;
   for (const auto& [ip, peer] : peers_) {
-    if (!peer->imports()) continue;
+    if (!peer->imports() || peer->disabled()) continue;
     const auto as = peer->remote_as().value;
     known.insert(as);
     if (peer->in_sync()) fed[as] = fed[as] || peer->restarting();
@@ -428,6 +480,7 @@ void EngineCore::check_convergence() {
       any_importing |= peer->imports();
       continue;
     }
+    if (peer->disabled()) continue;
     ++configured;
     if (!peer->imports()) continue;
     any_importing = true;
@@ -636,11 +689,15 @@ std::optional<RibPeerId> EngineCore::wanted_peer(const RouteQuery& query) const 
 void EngineCore::add_routes(PrefixId id, RibPeerId wanted, const RouteQuery& query, std::vector<RouteInfo>& out) const {
   if (!rib_.used(id) || (query.family && rib_.prefix(id).family() != *query.family)) return;
   const auto best = rib_.best(id);
+  if (query.exported_to) {
+    const auto* peer = find_peer(*query.exported_to);
+    if (best == kNone || peer == nullptr || peer->sends(id) == query.not_exported) return;
+  }
   const auto one = [&](PathId p) {
     if (wanted == kNone || rib_.path(p).peer == wanted) out.push_back(route_info(id, p, query.with_attributes));
   };
   if (best != kNone) one(best);
-  if (query.best_only) return;
+  if (query.best_only || query.exported_to) return;
   for (auto p = rib_.first_path(id); p != kNone; p = rib_.path(p).next)
     if (p != best) one(p);
 }
@@ -690,6 +747,8 @@ EngineStatus EngineCore::status() const {
   const auto t = now();
   if (deferring_ && deferral_deadline_ && *deferral_deadline_ > t)
     s.deferral_left = std::chrono::duration_cast<milliseconds>(*deferral_deadline_ - t);
+  s.draining = speaker_.draining;
+  if (drained_at_ && *drained_at_ > t) s.drain_left = std::chrono::duration_cast<milliseconds>(*drained_at_ - t);
   s.converged = converged_;
   s.isolated =
       !peers_.empty() && std::none_of(peers_.begin(), peers_.end(), [](const auto& p) { return p.second->up(); });
@@ -719,6 +778,12 @@ Status Engine::start() { return core_->start(); }
 Status Engine::set_peers(std::vector<PeerConfig> peers, std::vector<RangeConfig> ranges) {
   return core_->set_peers(std::move(peers), std::move(ranges));
 }
+Status Engine::set_enabled(std::string_view name, bool enabled, std::string_view communication) {
+  return core_->set_enabled(name, enabled, communication);
+}
+Status Engine::restart(std::string_view name) { return core_->restart(name); }
+Status Engine::refresh(std::string_view name, Refresh what) { return core_->refresh(name, what); }
+void Engine::drain(bool on) { core_->drain(on); }
 void Engine::set_local(const Prefix& prefix, const std::optional<LocalRoute>& route) {
   core_->set_local(prefix, route);
 }

@@ -23,6 +23,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -104,6 +105,7 @@ struct Options {
       0};                 ///< how long stale routes live on when no session is left; 0 = restart time only
   bool forwards = true;   ///< traffic for what we announce passes this host: its forwarding state is lost with a reboot
   std::string state_dir;  ///< where `bgp.running` marks a running speaker; empty: every start is a first start
+  std::chrono::seconds drain_time{10};  ///< how long after drain(true) neighbours need to have moved their traffic
 };
 
 /// What the kernel side announces for one prefix.
@@ -174,12 +176,19 @@ struct CapabilityInfo {
   std::vector<std::uint8_t> unknown;  // codes we do not know
 };
 
+/// Of routes, not messages.
+struct RouteCounters {
+  std::uint64_t import_updates = 0, import_rejected = 0, import_withdraws = 0, treated_as_withdraw = 0;
+  std::uint64_t export_updates = 0, export_withdraws = 0;
+};
+
 struct PeerCounters {
   std::uint64_t messages_in = 0, messages_out = 0, updates_in = 0, updates_out = 0;
   std::uint64_t import_updates = 0, import_rejected = 0, import_withdraws = 0;  // routes
   std::uint64_t export_updates = 0, export_withdraws = 0;
   std::uint64_t treated_as_withdraw = 0, attributes_discarded = 0;  // RFC 7606
   std::uint64_t flaps = 0;                                          // sessions lost
+  RouteCounters v6;                                                 ///< the IPv6 share of the route counters above
 };
 
 struct FamilyStatus {
@@ -191,6 +200,7 @@ struct PeerStatus {
   PeerConfig config;  ///< with the password blanked
   bool dynamic = false;
   bool imports = false, exports = false;  ///< the policy in force
+  bool disabled = false;                  ///< by the operator (Engine::set_enabled)
   PeerState state = PeerState::idle;
   bool passive_wait = false;  ///< state active, but only listening
   WallTime since;             ///< of the last change of `state`
@@ -229,6 +239,8 @@ struct RouteQuery {
   std::optional<Ip> covering;       ///< the longest match for an address
   std::optional<std::string> peer;  ///< "" = local
   std::optional<Family> family;
+  std::optional<std::string> exported_to;  ///< only winners that this peer is (or, if not_exported, is not) sent
+  bool not_exported = false;
   bool best_only = false;
   bool with_attributes = false;
   std::size_t limit = SIZE_MAX;
@@ -247,6 +259,8 @@ struct EngineStatus {
   bool restarting = false;  ///< selection is deferred
   std::chrono::milliseconds deferral_left{0};
   bool converged = false;                      ///< sweep() was due
+  bool draining = false;                       ///< Engine::drain
+  std::chrono::milliseconds drain_left{0};     ///< of Options::drain_time
   bool isolated = false;                       ///< peers known, none established
   std::chrono::milliseconds isolated_left{0};  ///< until stale routes go
   std::size_t routes_v4 = 0, routes_v6 = 0, networks_v4 = 0, networks_v6 = 0, attribute_sets = 0;
@@ -254,7 +268,15 @@ struct EngineStatus {
 
 /// Something a person wants to read; the module that owns the engine logs it.
 struct PeerEvent {
-  enum class Kind : std::uint8_t { established, down, refused, stale_expired, max_prefix, update_error } kind{};
+  enum class Kind : std::uint8_t {
+    established,
+    down,
+    refused,
+    stale_expired,
+    max_prefix,
+    update_error,
+    administrative,
+  } kind{};
   std::string peer;  ///< name, or the address of who was refused
   std::string text;  ///< one line, printable
 };
@@ -281,6 +303,21 @@ class Engine {
   /// re-evaluate routes where that is enough), a missing one is gone by intent: Cease 3, its routes go at once.
   /// Errors: invalid (two peers with one name or address; a bad field); the running peers stay as they are.
   [[nodiscard]] Status set_peers(std::vector<PeerConfig> peers, std::vector<RangeConfig> ranges);
+
+  // --- the operator's hand; peers by name (PeerConfig::name). Errors: not_found.
+  /// Disabled: Cease 2 (with `communication`, RFC 9003, at most 255 bytes), its routes go, no session until enabled
+  /// again, whatever is configured meanwhile. Forgotten with the peer or the process. Nothing to do is well.
+  [[nodiscard]] Status set_enabled(std::string_view name, bool enabled, std::string_view communication = {});
+  /// Cease 4 and a new session; the peer's routes stay, stale, where it can restart gracefully. Errors: also conflict
+  /// (disabled).
+  [[nodiscard]] Status restart(std::string_view name);
+  enum class Refresh : std::uint8_t { in = 1, out = 2, both = 3 };
+  /// in: asks the peer for its routes again (RFC 2918). out: sends it all of ours again. Errors: also unavailable (no
+  /// session; the peer cannot refresh, nothing was done then).
+  [[nodiscard]] Status refresh(std::string_view name, Refresh what);
+  /// Planned maintenance (RFC 8326): all announcements carry GRACEFUL_SHUTDOWN and, to iBGP, LOCAL_PREF 0, so that
+  /// neighbours move to other ways before a stop follows (status().drain_left is 0 then). Off: as before.
+  void drain(bool on);
 
   /// A route of this host, or its end.
   void set_local(const Prefix& prefix, const std::optional<LocalRoute>& route);

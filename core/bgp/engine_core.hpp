@@ -36,6 +36,10 @@ class EngineCore {
   std::vector<RouteInfo> routes(const RouteQuery& query) const;
   RoutePage route_page(const RouteQuery& query, std::uint32_t from, std::size_t prefixes) const;
   EngineStatus status() const;
+  Status set_enabled(std::string_view name, bool enabled, std::string_view communication);
+  Status restart(std::string_view name);
+  Status refresh(std::string_view name, Engine::Refresh what);
+  void drain(bool on);
   void stop(bool planned);
 
   // --- what peers use
@@ -91,6 +95,7 @@ class EngineCore {
   RouteInfo route_info(PrefixId id, PathId path, bool with_attributes) const;
   std::optional<RibPeerId> wanted_peer(const RouteQuery& query) const;  // kNone: any; nullopt: no such peer
   void add_routes(PrefixId id, RibPeerId wanted, const RouteQuery& query, std::vector<RouteInfo>& out) const;
+  Peer* find_peer(std::string_view name) const;
 
   Loop& loop_;
   Options options_;
@@ -119,7 +124,7 @@ class EngineCore {
   bool preserved_ = false;   // the F bit
   bool converged_ = false, sweep_due_ = false, deferral_over_ = false;
   asio::steady_timer deferral_timer_, heartbeat_timer_;
-  std::optional<TimePoint> deferral_deadline_;
+  std::optional<TimePoint> deferral_deadline_, drained_at_;
   std::unordered_map<std::uint32_t, TimePoint> isolated_;
 
   // What the sink was told, by prefix id; holds a reference to the set and a pin on the prefix.

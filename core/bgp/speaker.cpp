@@ -3,6 +3,7 @@
 
 #include <boost/asio/steady_timer.hpp>
 #include <boost/json.hpp>
+#include <filesystem>
 #include <set>
 
 #include "core/bgp/birdc/server.hpp"
@@ -67,7 +68,7 @@ Result<SpeakerSettings> settings_of(const config::Config& config, const Speaker:
   HostLook host;
   host.source_towards = [&](const Ip& to) { return source_towards(*nl, to); };
   for (const auto& p : *addresses) host.global_addresses.push_back(p.addr);
-  return speaker_settings(config, {options.compute, options.reflector, options.state_dir}, host);
+  return speaker_settings(config, {options.compute, options.reflector, options.state_dir, options.run_dir}, host);
 }
 
 }  // namespace
@@ -94,7 +95,16 @@ class Speaker::Impl {
     engine->set_fib_sink(kernel.get());
     engine->set_next_hop_resolver(kernel.get());
     engine->set_event_sink([this](const PeerEvent& e) { event(e); });
-    birdc.emplace(loop, *engine, BirdcServer::Options{options.run_dir + "/bird.ctl", settings.kernel.export_routes});
+    const bool kernel_side = settings.kernel.export_routes;
+    birdc.emplace(loop, *engine, BirdcServer::Options{options.run_dir + "/bird.ctl", kernel_side, {}, hooks.configure});
+    if (const auto& dir = settings.bird_dir; !dir.empty())
+      for (auto family : {Family::v4, Family::v6})
+        bird1.push_back(std::make_unique<BirdcServer>(
+            loop, *engine,
+            BirdcServer::Options{dir + (family == Family::v4 ? "/bird.ctl" : "/bird6.ctl"),
+                                 kernel_side,
+                                 {birdc::Layout::bird1, family},
+                                 hooks.configure}));
     return {};
   }
 
@@ -103,6 +113,7 @@ class Speaker::Impl {
     auto s = loop.call([this]() -> Status {
       if (auto ok = engine->start(); !ok) return ok;
       if (auto ok = birdc->start(); !ok) return wrap(ok.error(), "bird.ctl");
+      start_bird1();
       kernel->start(hooks_of(*engine, [](std::string_view what) { log::warn("bgp.kernel", "what", what); }));
       monitor->start();
       say_own_node();
@@ -116,12 +127,29 @@ class Speaker::Impl {
     return {};
   }
 
+  /// A convenience for other people's tools: a BIRD that is there already, or no folder, is told and no fault.
+  void start_bird1() {
+    if (bird1.empty()) return;
+    std::error_code ec;
+    std::filesystem::create_directories(settings.bird_dir, ec);
+    if (ec) {
+      log::warn("bgp.bird_sockets", "what", fmt::format("{}: {}; not served", settings.bird_dir, ec.message()));
+      return bird1.clear();
+    }
+    std::erase_if(bird1, [](const auto& server) {
+      const auto s = server->start();
+      if (!s) log::warn("bgp.bird_sockets", "what", s.error().what + "; not served");
+      return !s;
+    });
+  }
+
   void stop() {  // main thread
     subscription.reset();
     loop.call([this] {
       address_timer.cancel();
       monitor->stop();
       birdc->stop();
+      for (auto& server : bird1) server->stop();
       kernel->stop();
       // Armed first: what is spawned may be done before spawn() returns.
       stop_deadline.expires_after(kStopTime);
@@ -258,6 +286,9 @@ class Speaker::Impl {
         if (!may_tell_refused(e.peer)) return;
         log::warn("bgp.refused", "peer", e.peer, "what", e.text);
         return;
+      case PeerEvent::Kind::administrative:
+        log::info("bgp.operator", "peer", e.peer, "what", e.text);
+        break;
       default:
         log::warn("bgp.event", "peer", e.peer, "what", e.text);
     }
@@ -346,6 +377,7 @@ class Speaker::Impl {
   std::optional<netlink::Monitor> monitor;
   std::optional<Engine> engine;
   std::optional<BirdcServer> birdc;
+  std::vector<std::unique_ptr<BirdcServer>> bird1;
   TaskGroup tasks{loop.executor(), "bgp-speaker"};
   asio::steady_timer address_timer{loop.io()}, stop_deadline{loop.io()};
   std::unique_ptr<sync::Subscription> subscription;
@@ -406,6 +438,12 @@ Status Speaker::reconfigure(const config::Config& config) {
     if (!impl_->peers_error.empty()) return fail(Errc::invalid, "{}", impl_->peers_error);
     return {};
   });
+}
+
+Status Speaker::check(const config::Config& config) const {
+  auto settings = settings_of(config, impl_->options);
+  if (!settings) return tl::unexpected(settings.error());
+  return {};
 }
 
 void Speaker::stop() {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/base/error.hpp"
+#include "core/bgp/birdc/configure.hpp"
 #include "core/config/config.hpp"
 
 namespace calico::sync {
@@ -34,11 +35,12 @@ class Speaker {
     bool reflector = false;          ///< route reflector: cluster id, clients
     std::vector<std::string> roles;  ///< labels of our Node; empty = from the two above
     std::string state_dir;           ///< restart marker
-    std::string run_dir;             ///< bird.ctl
+    std::string run_dir;             ///< bird.ctl; the others: SpeakerSettings::bird_dir
   };
   struct Hooks {
     std::function<void(std::string)> status;  ///< one line for STATUS=
     std::function<void(std::string)> fatal;
+    Configure configure;  ///< birdc's `configure`; called in the speaker's loop
   };
 
   [[nodiscard]] static Result<std::unique_ptr<Speaker>> create(const config::Config& config, Options options,
@@ -49,6 +51,8 @@ class Speaker {
 
   [[nodiscard]] Status start();
   [[nodiscard]] Status reconfigure(const config::Config& config);
+  /// What reconfigure() would find wrong by itself (files that cannot be read), without taking anything.
+  [[nodiscard]] Status check(const config::Config& config) const;
   void stop();
 
   /// For status and tests; calls go through its loop (engine.hpp).

@@ -101,6 +101,15 @@ Result<Ip> default_source(const config::Config& c, const std::vector<PeerConfig>
                           : fmt::format("no route to a peer or the datastore, and {} IPv4 addresses", own.size()));
 }
 
+/// Beside our own folder, as the two are on a host; a run_dir of another name keeps them inside.
+std::string bird_dir(const config::Config& c, const std::string& run_dir) {
+  if (!c.boolean("bgp.bird_sockets")) return "";
+  if (c.is_set("bgp.bird_dir")) return c.text("bgp.bird_dir");
+  if (run_dir.empty()) return "";
+  constexpr std::string_view kOurs = "/calico-node";
+  return run_dir.ends_with(kOurs) ? run_dir.substr(0, run_dir.size() - kOurs.size()) + "/calico" : run_dir + "/calico";
+}
+
 }  // namespace
 
 Result<SpeakerSettings> speaker_settings(const config::Config& c, const SpeakerRole& role, const HostLook& host) {
@@ -112,6 +121,7 @@ Result<SpeakerSettings> speaker_settings(const config::Config& c, const SpeakerR
   if (!ranges) return tl::unexpected(ranges.error());
   s.ranges = std::move(*ranges);
   s.from_datastore = c.boolean("bgp.peers_from_datastore");
+  s.bird_dir = bird_dir(c, role.run_dir);
 
   auto source = c.ip("bgp.source_address");
   if (!source) {
@@ -155,6 +165,7 @@ Result<SpeakerSettings> speaker_settings(const config::Config& c, const SpeakerR
   if (role.compute) e.keep_when_isolated = seconds_of(c, "bgp.keep_when_isolated");
   e.forwards = role.compute;
   e.state_dir = role.state_dir;
+  e.drain_time = seconds_of(c, "bgp.drain_time");
   // One source for peers of either family: the engine takes the default only for its own.
   for (auto* list : {&s.peers})
     for (auto& p : *list)

@@ -18,12 +18,14 @@ struct SpeakerSettings {
   std::vector<RangeConfig> ranges;
   std::optional<Ip> ipv4, ipv6;  ///< our ends of sessions
   bool from_datastore = true;    ///< peers follow from the Nodes
+  std::string bird_dir;          ///< where BIRD 1's sockets are served; empty: nowhere
 };
 
 struct SpeakerRole {
   bool compute = false;
   bool reflector = false;
   std::string state_dir;
+  std::string run_dir;
 };
 
 /// The host, as far as the default of source_address needs it.

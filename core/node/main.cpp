@@ -38,7 +38,8 @@ constexpr Command kCommands[] = {
     {"modules", "the modules found: modules [--json]", modules_main},
     {"node", "the cloud's Nodes: node list|delete NAME", node_main},
     {"store", "the datastore, for operators: store status|get KEY|accept", store_main},
-    {"birdc", "BIRD's control protocol: birdc [-s SOCKET] show status|protocols [all] [NAME]|route …", birdc},
+    {"birdc", "BIRD's control protocol: birdc [-s SOCKET] show …|configure|enable|disable|restart|reload NAME|…",
+     birdc},
     {"help", "this text", help},
 };
 

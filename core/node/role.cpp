@@ -186,7 +186,10 @@ int role_main(const Invocation& in) {
   if (options->print) fmt::print("{}", loaded.config.print());
   if (options->check && !options->print) fmt::print("configuration is good\n");
   if (options->check || options->print) return 0;
-  return run(Plan{std::move(roles), std::move(modules), std::move(loaded.config), reload});
+  std::string source;
+  for (const auto& file : options->sources.files) source += (source.empty() ? "" : ", ") + file;
+  if (source.empty()) source = fmt::format("{} and {}/*.conf", config::kDefaultFile, config::kDefaultDropIns);
+  return run(Plan{std::move(roles), std::move(modules), std::move(loaded.config), reload, std::move(source)});
 }
 
 }  // namespace calico::node

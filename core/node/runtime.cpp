@@ -11,6 +11,7 @@
 #include <set>
 
 #include "core/bgp/speaker.hpp"
+#include "core/config/diff.hpp"
 #include "core/log/log.hpp"
 #include "core/loop/loop.hpp"
 #include "core/model/keys.hpp"
@@ -160,6 +161,10 @@ class Runtime final : public module::Context {
       bgp::Speaker::Hooks hooks;
       hooks.status = [this](std::string line) { status("bgp", std::move(line)); };
       hooks.fatal = [this](std::string reason) { fatal("bgp", std::move(reason)); };
+      // speaker (loop bgp) -> main: `configure`; one answer each.
+      hooks.configure = [this](bool check, std::function<void(bgp::ConfigureAnswer)> done) {
+        asio::post(io_, [this, check, done = std::move(done)] { done(reload(check)); });
+      };
       auto speaker = bgp::Speaker::create(config(), bgp, sync_->view(), sync_->report(), hooks);
       if (!speaker) return wrap(speaker.error(), "bgp");
       speaker_ = std::move(*speaker);
@@ -224,7 +229,7 @@ class Runtime final : public module::Context {
       signals_.async_wait([&](boost::system::error_code ec, int number) {
         if (ec) return;
         if (number == SIGHUP) {
-          reload();
+          (void)reload(false);
           next();
         } else {
           log::info("node.stopping", "signal", number);
@@ -237,24 +242,37 @@ class Runtime final : public module::Context {
     io_.run();
   }
 
-  void reload() {
+  /// SIGHUP and birdc's `configure`. With `check` nothing is taken.
+  bgp::ConfigureAnswer reload(bool check) {
+    bgp::ConfigureAnswer answer;
+    answer.source = plan_.source;
     auto loaded = plan_.reload();
-    if (!loaded.faults.empty()) {
-      for (const auto& f : loaded.faults) log::error("config.fault", "what", f.to_string());
+    for (const auto& f : loaded.faults) answer.faults.push_back(f.to_string());
+    if (answer.faults.empty() && check && speaker_)
+      if (auto ok = speaker_->check(loaded.config); !ok) answer.faults.push_back(ok.error().what);
+    if (!answer.faults.empty()) {
+      if (check) return answer;
+      for (const auto& f : answer.faults) log::error("config.fault", "what", f);
       log::error("config.kept", "reason", "the new configuration has faults; the old one stays");
-      return;
+      return answer;
     }
-    for (const auto* row : loaded.config.schema().rows()) {
-      const std::string_view name = row->name;
-      if (row->reload == config::Reload::restart && name.find('*') == std::string_view::npos &&
-          loaded.config.text(name) != config().text(name))
-        log::warn("config.needs_restart", "key", name, "value", loaded.config.text(name));
+    for (const auto& change : config::diff(current_, loaded.config, config())) {
+      answer.changes.push_back(change.to_string());
+      if (check) continue;
+      if (change.reload == config::Reload::restart)
+        log::warn("config.needs_restart", "key", change.key(), "value", change.after);
+      else
+        log::info("config.changed", "what", change.to_string());
     }
+    if (check) return answer;
     current_ = std::move(loaded.config);
     for (auto& r : running_)
-      if (auto ok = r.object->reconfigure(current_); !ok)
+      if (auto ok = r.object->reconfigure(current_); !ok) {
         log::error("config.refused", "module", r.table->name, "reason", ok.error().what);
+        answer.faults.push_back(fmt::format("module {}: {}", r.table->name, ok.error().what));
+      }
     log::info("config.reloaded");
+    return answer;
   }
 
   void stop_all() {

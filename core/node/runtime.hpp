@@ -15,6 +15,7 @@ struct Plan {
   std::vector<module::Loaded> modules;  ///< in order of start
   config::Config config;
   std::function<config::Loaded()> reload;  ///< for SIGHUP; faults keep the running configuration
+  std::string source{};                    ///< what it reads, in words
 };
 
 /// Runs until SIGTERM, SIGINT or a fatal failure. Returns the exit code: 0 stopped when asked, 2 a module refused the

@@ -6,6 +6,7 @@
 
 #include <boost/json.hpp>
 
+#include "core/bgp/birdc/client.hpp"
 #include "core/bgp/engine.hpp"
 #include "core/config/load.hpp"
 #include "core/model/resources.hpp"
@@ -225,6 +226,35 @@ TEST_F(SpeakerTest, RolesShareItAndConfiguredPeersNeedNoDatastore) {
   auto s = a->ns.in([&] { return a->speaker->reconfigure(a->config({"bgp.peers_from_datastore=no"})); });
   ASSERT_TRUE(s) << s.error().what;
   ASSERT_TRUE(sessions(*a, {}));
+}
+
+TEST_F(SpeakerTest, TheSocketsOfBird1BelongToWhoIsThere) {
+  test::TempDir dir;
+  const auto set = "bgp.bird_dir=" + dir.path() + "/calico";
+  const auto asked = [&](const std::string& socket) {
+    std::string path = dir.path() + "/calico/" + socket, name = "birdc", s = "-s", show = "show status";
+    std::vector<char*> argv{name.data(), s.data(), path.data(), show.data()};
+    testing::internal::CaptureStdout();
+    const int code = birdc_main(4, argv.data());
+    std::fflush(stdout);
+    const auto text = testing::internal::GetCapturedStdout();
+    if (code != 0) return fmt::format("exit {}", code);
+    return text.find("BIRD 1.6.8") == 0 ? text.substr(text.find("Router ID is "), 22) : text;
+  };
+  auto a = host("a", 1, true, false);
+  auto b = host("b", 2, true, false);
+  a->start({set});
+  b->start({set});  // no fault: it is told and goes without
+  EXPECT_EQ(asked("bird.ctl"), "Router ID is 192.0.2.1");
+  EXPECT_EQ(asked("bird6.ctl"), "Router ID is 192.0.2.1");
+  b->stop();
+  EXPECT_EQ(asked("bird.ctl"), "Router ID is 192.0.2.1") << "not the other's to remove";
+  a->stop();
+  EXPECT_EQ(asked("bird.ctl"), "exit 3");
+  a->start({"bgp.bird_dir=/proc/nowhere"});
+  a->stop();
+  a->start({set, "bgp.bird_sockets=no"});
+  EXPECT_EQ(asked("bird.ctl"), "exit 3");
 }
 
 TEST_F(SpeakerTest, WaitsForTheDatastoreAndSaysSo) {

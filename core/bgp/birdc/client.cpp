@@ -5,6 +5,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cctype>
 #include <cerrno>
 #include <cstdio>
@@ -27,9 +28,22 @@ void help() {
       "Asks the BGP speaker over its control socket (default {}).\n"
       "  -s SOCKET   another socket\n"
       "  -v          with BIRD's reply codes\n"
-      "Commands: show status | show protocols [all] [NAME] |\n"
-      "          show route [all] [PREFIX | for ADDRESS] [protocol NAME] [table master4|master6] [primary] [count]\n"
-      "Without a command: reads commands from standard input, one a line.\n",
+      "  -r          restricted: commands that change something are refused\n"
+      "Looking (NAME may be a \"pattern\" with * and ?):\n"
+      "  show status | show memory | show symbols [table|protocol|NAME] | show interfaces [summary]\n"
+      "  show protocols [all] [NAME]\n"
+      "  show route [all] [PREFIX | for ADDRESS] [protocol NAME | export NAME | noexport NAME]\n"
+      "             [table master4|master6] [primary] [count | stats]\n"
+      "Changing (NAME, a pattern, or all):\n"
+      "  configure [check]           read the configuration again, as SIGHUP does, and say what changed;\n"
+      "                              check: only read it\n"
+      "  enable NAME                 let its session come up again\n"
+      "  disable NAME [\"MESSAGE\"]   end its session and keep it down; the neighbor is told the message\n"
+      "  restart NAME                end its session and begin a new one\n"
+      "  reload [in|out] NAME        ask for its routes again, send it ours again, without touching the session\n"
+      "  graceful shutdown [on|off]  before maintenance: neighbors move to other routes (RFC 8326)\n"
+      "Without a command: reads commands from standard input, one a line.\n"
+      "Exit code: 0 answered; 1 the answer holds a refusal (8xxx, 9xxx); 2 usage; 3 no server.\n",
       kBirdSocket);
 }
 
@@ -55,9 +69,9 @@ class Session {
     }
     return true;
   }
-  /// Prints one answer; its last code, or nullopt if the server went away.
+  /// Prints one answer; its last code (or one that says no, if there was one), or nullopt if the server went away.
   std::optional<int> answer(bool quiet) {
-    int last = 0;
+    int last = 0, worst = 0;
     for (;;) {
       auto line = read_line();
       if (!line) return std::nullopt;
@@ -66,11 +80,12 @@ class Session {
       };
       const bool coded = line->size() >= 5 && is_digit(0) && is_digit(1) && is_digit(2) && is_digit(3);
       if (coded) last = std::stoi(line->substr(0, 4));
+      if (last >= 8000) worst = std::max(worst, last);
       const bool end = coded && (*line)[4] == ' ';
       const auto text = coded ? line->substr(5) : line->substr(line->empty() ? 0 : 1);
       // BIRD's client hides the bare end of a list.
       if (!quiet && !(end && last == 0 && text.empty() && !verbose_)) fmt::print("{}\n", verbose_ ? *line : text);
-      if (end) return last;
+      if (end) return std::max(last, worst);
     }
   }
   bool send(std::string command) {
@@ -111,7 +126,7 @@ class Session {
 
 int birdc_main(int argc, char** argv) {
   std::string path = kBirdSocket, command;
-  bool verbose = false;
+  bool verbose = false, restricted = false;
   int i = 1;
   for (; i < argc && argv[i][0] == '-'; ++i) {
     const std::string option = argv[i];
@@ -122,7 +137,7 @@ int birdc_main(int argc, char** argv) {
     if (option == "-v") {
       verbose = true;
     } else if (option == "-r") {
-      // Read-only: all we have.
+      restricted = true;
     } else if (option == "-s" && i + 1 < argc) {
       path = argv[++i];
     } else {
@@ -130,7 +145,12 @@ int birdc_main(int argc, char** argv) {
       return kUsage;
     }
   }
-  for (; i < argc; ++i) command += (command.empty() ? "" : " ") + std::string(argv[i]);
+  for (; i < argc; ++i) {
+    const std::string word = argv[i];
+    // The shell took the quotes of a text; the whole command as one word has none.
+    const bool text = !command.empty() && word.find(' ') != std::string::npos && word.find('"') == std::string::npos;
+    command += (command.empty() ? "" : " ") + (text ? '"' + word + '"' : word);
+  }
 
   Session session(verbose);
   if (!session.open(path)) return kNoServer;
@@ -144,6 +164,7 @@ int birdc_main(int argc, char** argv) {
     return session.answer(false);
   };
   int code = 0;
+  if (restricted && !ask("restrict")) return lost();
   if (!command.empty()) {
     auto r = ask(command);
     if (!r) return lost();

@@ -1,14 +1,18 @@
 #pragma once
-/// BIRD 2's control protocol as text: commands in, numbered lines out. Pure but for interface names and the clock's
-/// zone. A reply is lines "CODE-text", " text" (same code as before), and a last "CODE text". Thread: any. Errors: a
-/// command that is not understood is itself an answer (9001).
+/// Answers of BIRD's control protocol as text, in the layout of BIRD 2.0.12 or of 1.6.8 (lower-case headers and one
+/// line a route, which Calico's own parsers want). Pure but for interface names, the clock's zone and the host's name.
+/// A reply is lines "CODE-text", " text" (same code as before), and a last "CODE text". Thread: any.
+///
+/// The files: format.cpp (replies, status, memory, interfaces, symbols), protocols.cpp, routes.cpp.
+#include <functional>
 #include <string>
 #include <string_view>
 #include <utility>
-#include <variant>
 #include <vector>
 
+#include "core/bgp/birdc/command.hpp"
 #include "core/bgp/engine.hpp"
+#include "core/netlink/types.hpp"
 
 namespace calico::bgp::birdc {
 
@@ -26,34 +30,39 @@ class Reply {
   std::string text_;
 };
 
-struct ShowStatus {};
-struct ShowProtocols {
-  bool all = false;
-  std::string name;  ///< empty = every; may hold * and ?
-};
-struct ShowRoute {
-  RouteQuery query;
-  bool count = false;
-};
-struct Restrict {};
-struct Bad {
-  std::string why;
-};
-using Command = std::variant<ShowStatus, ShowProtocols, ShowRoute, Restrict, Bad>;
+[[nodiscard]] std::string greeting(const Shape& shape = {});
+/// `drain_time` of the engine's options is said while draining.
+void status(Reply& out, const Shape& shape, const EngineStatus& s, WallTime now);
 
-[[nodiscard]] Command parse(std::string_view line);
-
-[[nodiscard]] std::string greeting();
-void status(Reply& out, const EngineStatus& s, WallTime now);
-void protocols(Reply& out, const ShowProtocols& command, const std::vector<PeerStatus>& peers,
+/// True: the peer is one of this socket's (BIRD 1: it offers the family, and is not up without it).
+[[nodiscard]] bool shown(const Shape& shape, const PeerStatus& peer);
+void protocols(Reply& out, const Shape& shape, const ShowProtocols& command, const std::vector<PeerStatus>& peers,
                const EngineStatus& engine, bool kernel);
+/// The answer when nobody fits `names`.
+void no_protocol(Reply& out, const Shape& shape, const Names& names);
+
 /// The lines of some routes; `heading` is the table named last ("" at first), `previous` the prefix above.
 struct RouteLines {
+  Shape shape;
+  /// The interface of a route of this host; empty: nobody knows.
+  std::function<std::string(const Prefix&)> device;
   std::string heading;
   std::optional<Prefix> previous;
   void add(Reply& out, const std::vector<RouteInfo>& routes);
 };
-/// The name under which this host's own routes are shown.
-inline constexpr std::string_view kKernel = "kernel1";
+/// Name of a family's table.
+[[nodiscard]] std::string_view table(const Shape& shape, Family f);
+
+void interfaces(Reply& out, const Shape& shape, const ShowInterfaces& command, const std::vector<netlink::Link>& links,
+                const std::vector<netlink::Address>& addresses);
+struct MemoryUse {
+  std::size_t in_use = 0, free = 0, resident = 0;  ///< bytes: the heap's, and all of the process
+};
+void memory(Reply& out, const Shape& shape, const MemoryUse& use);
+void symbols(Reply& out, const Shape& shape, const ShowSymbols& command, const std::vector<PeerStatus>& peers,
+             bool kernel);
+
+/// "14:05:07.123" or, after 20 hours, the date; BIRD 1 shows whole seconds.
+[[nodiscard]] std::string since(const Shape& shape, WallTime t);
 
 }  // namespace calico::bgp::birdc

@@ -440,7 +440,9 @@ std::string describe(const Notification& n) {
       if (n.subcode != 0) out += fmt::format(": {}", n.subcode);
   }
   if (n.code == notify::kCease && n.subcode == notify::kHardReset && n.data.size() >= 2) {
-    Notification inner{std::to_integer<std::uint8_t>(n.data[0]), std::to_integer<std::uint8_t>(n.data[1]), {}};
+    Notification inner{std::to_integer<std::uint8_t>(n.data[0]),
+                       std::to_integer<std::uint8_t>(n.data[1]),
+                       {n.data.begin() + 2, n.data.end()}};
     // One level only: a hard reset inside a hard reset says nothing more.
     if (inner.subcode != notify::kHardReset) out += fmt::format(" ({})", describe(inner));
   }

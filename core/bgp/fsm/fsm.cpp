@@ -206,7 +206,11 @@ void Fsm::handle(const event::Stop& e) {
     Down down{e.notification ? Down::Cause::notification_sent : Down::Cause::stopped,
               e.notification.value_or(Notification{}), e.notification ? describe(*e.notification) : "stopped"};
     auto say = e.notification;
-    if (say && say->code == notify::kCease && hard_reset(conn(s))) say = cease(say->subcode, true);
+    if (say && say->code == notify::kCease && hard_reset(conn(s))) {
+      const auto text = std::move(say->data);  // RFC 9003's stays
+      say = cease(say->subcode, true);
+      say->data.insert(say->data.end(), text.begin(), text.end());
+    }
     fail_conn(s, std::move(down), std::move(say), false);
   }
   retry_.reset();

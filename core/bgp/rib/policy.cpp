@@ -6,6 +6,10 @@
 
 namespace calico::bgp {
 
+namespace {
+constexpr std::uint32_t kGracefulShutdown = 0xffff0000;  // 65535:0
+}  // namespace
+
 std::optional<std::string> import_route(Attrs& a, const LocalSpeaker& speaker, bool internal,
                                         const std::optional<Ip>& own_address) {
   if (a.as_path.contains(speaker.local_as)) return fmt::format("own AS {} in the path", speaker.local_as.value);
@@ -16,6 +20,7 @@ std::optional<std::string> import_route(Attrs& a, const LocalSpeaker& speaker, b
   } else {
     a.local_pref = 100;
   }
+  if (a.has_community(kGracefulShutdown)) a.local_pref = 0;  // RFC 8326 4.2
   const auto& nh = a.next_hop;
   if (nh.is_unspecified() || nh.is_multicast() || nh == Ip::v4(0xffffffff))
     return fmt::format("{} cannot be a next hop", nh);
@@ -50,6 +55,12 @@ std::optional<Attrs> export_route(Attrs a, Family family, const Source& source, 
     a.originator_id.reset();
     a.cluster_list.clear();
     if (source.kind != Source::Kind::local) a.med.reset();  // RFC 4271 5.1.4
+  }
+  if (speaker.draining) {
+    if (target.internal) a.local_pref = 0;
+    if (!a.has_community(kGracefulShutdown))
+      for (int shift = 24; shift >= 0; shift -= 8)
+        a.communities.push_back(static_cast<std::byte>(kGracefulShutdown >> shift & 0xff));
   }
   return a;
 }

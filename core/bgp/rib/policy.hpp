@@ -1,7 +1,8 @@
 #pragma once
 /// What happens to a route's attributes on the way in and on the way out: loop checks, reflection, next hops. Pure.
 /// Thread: any. Errors: a refusal carries its reason.
-/// RFC: 4271 5, 9.1.2 and 9.2; 4456 8 (ORIGINATOR_ID, CLUSTER_LIST); 1997 (well-known communities).
+/// RFC: 4271 5, 9.1.2 and 9.2; 4456 8 (ORIGINATOR_ID, CLUSTER_LIST); 1997 (well-known communities); 8326
+/// (GRACEFUL_SHUTDOWN).
 #include <optional>
 #include <string>
 
@@ -14,6 +15,7 @@ namespace calico::bgp {
 struct LocalSpeaker {
   Asn local_as;
   std::uint32_t router_id = 0, cluster_id = 0;
+  bool draining = false;  ///< about to stop: what is announced is the last choice (RFC 8326)
   bool operator==(const LocalSpeaker&) const = default;
 };
 

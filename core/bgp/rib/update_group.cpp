@@ -10,6 +10,7 @@ namespace calico::bgp {
 
 namespace {
 constexpr std::size_t kCatchUp = 4096;  // prefixes sent to a slow member at once
+constexpr std::uint32_t kDrainRoom = 8;  // bytes of a COMMUNITIES attribute with one value
 constexpr Family kFamilies[] = {Family::v4, Family::v6};
 }  // namespace
 
@@ -113,6 +114,12 @@ bool UpdateGroup::in_sync(const Member& m) const {
          !m.wants_dump[1];
 }
 
+bool UpdateGroup::sends(const Member& m, PrefixId id) const {
+  bool any = false;
+  each_sent(id, [&](std::uint32_t, AttrId attr, RibPeerId source) { any |= !excludes(attr, source, m); });
+  return any;
+}
+
 void UpdateGroup::count_for(const Member& m, std::uint32_t out[2]) const {
   out[0] = counts_[0];
   out[1] = counts_[1];
@@ -146,8 +153,7 @@ void UpdateGroup::resend_all() {
     queue(id);
   }
   for (auto& [id, list] : paths_) {
-    // A set that no route has: whatever is wanted differs from it.
-    for (auto& p : list) p.source = kNone;
+    for (auto& p : list) p.resend = true;
     queue(id);
   }
 }
@@ -179,7 +185,10 @@ bool UpdateGroup::sendable(AttrId attr, RibPeerId source, Family family) {
   const Prefix longest = Prefix::host(family == Family::v4 ? Ip::v4(0) : next_hop);
   Bytes out;
   std::size_t n = 0;
-  return encode_announce(out, n, encoding(fam(family)), set_, next_hop, std::span(&longest, 1));
+  // Draining adds a community to what is remembered as sendable: its room is kept free.
+  auto context = encoding(fam(family));
+  context.max_message -= kDrainRoom;
+  return encode_announce(out, n, context, set_, next_hop, std::span(&longest, 1));
 }
 
 /// Is this path for this group?
@@ -308,14 +317,14 @@ void UpdateGroup::update_paths(PrefixId id, std::vector<Item>& items) {
   item.audience = dump_active_ && id >= dump_at_ ? Run::For::members : Run::For::everyone;
   for (const auto& n : next) {
     const auto* was = with_id(old, n.path_id);
-    if (was != nullptr && was->attr == n.attr && was->source == n.source) continue;
+    if (was != nullptr && was->attr == n.attr && was->source == n.source && !was->resend) continue;
     item.path_id = n.path_id;
     item.attr = n.attr;
     item.source = item.skip = n.source;
     item.skip_router = skip_router(n.attr);
     items.push_back(item);
     // The id may have been another peer's path before.
-    if (was != nullptr && was->source != kNone) forget_where_new(item, was->attr, was->source, items);
+    if (was != nullptr) forget_where_new(item, was->attr, was->source, items);
   }
   for (const auto& o : old) attrs_.unref(o.attr);
   counts_[family] += static_cast<std::uint32_t>(next.size()) - static_cast<std::uint32_t>(old.size());
@@ -362,9 +371,8 @@ void UpdateGroup::emit(std::vector<Item>& items, Segment& segment) {
         run.withdrawn += static_cast<std::uint32_t>(nlri_.size());
       } else {
         Ip next_hop;
-        const bool fits =
-            encode_set(attr, source, context.family, set_, next_hop) &&
-            encode_announce(segment.data, messages, context, set_, next_hop, nlri_);
+        const bool fits = encode_set(attr, source, context.family, set_, next_hop) &&
+                          encode_announce(segment.data, messages, context, set_, next_hop, nlri_);
         assert(fits);  // sendable() looked
         (void)fits;
         run.announced += static_cast<std::uint32_t>(nlri_.size());
@@ -551,6 +559,10 @@ void UpdateGroup::hand_out(Member& m, Outlet& outlet) {
       if (!hears(m, run)) continue;
       m.announced += run.announced;
       m.withdrawn += run.withdrawn;
+      if (run.family == fam(Family::v6)) {
+        m.announced_v6 += run.announced;
+        m.withdrawn_v6 += run.withdrawn;
+      }
       m.messages += run.messages;
       if (run.begin != end) flush();
       if (end == 0) begin = run.begin;
@@ -663,8 +675,10 @@ void UpdateGroup::catch_up(Member& m, Outlet& outlet) {
         i.source = sent.source;
         bytes += attrs_.at(sent.attr).size;
       }
-      if (target_.families[i.family]) items_.push_back(i);
-      else rib_.unpin(id);
+      if (target_.families[i.family])
+        items_.push_back(i);
+      else
+        rib_.unpin(id);
     }
     auto segment = std::make_shared<Segment>();
     std::vector<PrefixId> done;
@@ -673,6 +687,10 @@ void UpdateGroup::catch_up(Member& m, Outlet& outlet) {
     for (const auto& run : segment->runs) {
       m.announced += run.announced;
       m.withdrawn += run.withdrawn;
+      if (run.family == fam(Family::v6)) {
+        m.announced_v6 += run.announced;
+        m.withdrawn_v6 += run.withdrawn;
+      }
       m.messages += run.messages;
     }
     if (!segment->data.empty()) outlet.put(segment, 0, segment->data.size());

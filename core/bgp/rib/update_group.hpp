@@ -22,9 +22,9 @@
 ///
 /// Thread: loop. Owns: the journal, references into the attribute store and pins on prefixes for all that was sent.
 /// Borrows RIB and attribute store. Errors: none; a route that fits no message counts as not exported.
-/// RFC: 4271 9.2, 4456 8, 4724 2 (when End-of-RIB may follow), 7313 (begin and end of a refresh), 7911 (all usable paths
-/// are sent). Deviation: a slow member of a group with add-path is not caught up but given up (its session restarts),
-/// because which path ids it holds is known to the journal only.
+/// RFC: 4271 9.2, 4456 8, 4724 2 (when End-of-RIB may follow), 7313 (begin and end of a refresh), 7911 (all usable
+/// paths are sent). Deviation: a slow member of a group with add-path is not caught up but given up (its session
+/// restarts), because which path ids it holds is known to the journal only.
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -97,6 +97,7 @@ class UpdateGroup {
     std::unique_ptr<Lag> lag;
     // What was handed out.
     std::uint64_t announced = 0, withdrawn = 0, messages = 0;
+    std::uint64_t announced_v6 = 0, withdrawn_v6 = 0;  // of these, IPv6
   };
 
   UpdateGroup(Rib& rib, AttrStore& attrs, const LocalSpeaker& speaker, Target target, Limits limits);
@@ -131,6 +132,8 @@ class UpdateGroup {
   /// Everything this member is to have was handed out (End-of-RIB may follow).
   bool in_sync(const Member& member) const;
 
+  /// This member has been sent the prefix, or will be.
+  bool sends(const Member& member, PrefixId id) const;
   /// Routes this member has been sent or will be; looks at every prefix.
   void count_for(const Member& member, std::uint32_t out[2]) const;
   /// What waits for this member: bytes of the journal, and prefixes if it is off the journal.
@@ -151,6 +154,7 @@ class UpdateGroup {
     std::uint32_t path_id = 0;
     AttrId attr = kNoAttr;
     RibPeerId source = 0;
+    bool resend = false;
   };
   struct Item {
     PrefixId id = kNone;
@@ -205,7 +209,7 @@ class UpdateGroup {
   Limits limits_;
   std::vector<std::unique_ptr<Member>> members_;
   std::vector<Member*> lagging_;
-  Blocks<Sent> sent_;                                        // one path a prefix
+  Blocks<Sent> sent_;                                          // one path a prefix
   std::unordered_map<PrefixId, std::vector<SentPath>> paths_;  // families with add-path
   std::uint32_t counts_[2] = {0, 0};
   std::vector<PrefixId> queue_;

@@ -193,6 +193,55 @@ void Peer::reconfigure(PeerConfig next) {
   core_.schedule_flush();
 }
 
+void Peer::disable(const Notification& say) {
+  auto keep = shared_from_this();
+  disabled_ = true;
+  feed(event::Stop{say});
+  drop_all_routes();
+  stale_deadline_.reset();
+  eor_deadline_.reset();
+  sweep_at_.reset();
+  core_.peer_changed();
+  core_.schedule_flush();
+}
+
+void Peer::enable() {
+  auto keep = shared_from_this();
+  disabled_ = false;
+  last_error_.clear();
+  // A neighbour from a range connects by itself, and then becomes a peer again.
+  if (dynamic_) return core_.retire(*this);
+  feed(event::Start{});
+  core_.peer_changed();
+}
+
+void Peer::restart() {
+  auto keep = shared_from_this();
+  keep_on_restart_ = true;
+  feed(event::Restart{cease(notify::kReset, false), milliseconds(200)});
+  keep_on_restart_ = false;
+  core_.schedule_flush();
+}
+
+Status Peer::refresh(bool in, bool out) {
+  auto keep = shared_from_this();
+  if (connection() == nullptr) return fail(Errc::unavailable, "{} has no session", config_.name);
+  if (in && !session_->remote.caps.refresh)
+    return fail(Errc::unavailable, "{} cannot send its routes again (no route refresh); restart it instead",
+                config_.name);
+  if (out)
+    for (auto family : kFamilies)
+      if (session_->families[fam(family)]) session_->group->refresh(*session_->member, family);
+  for (auto family : kFamilies) {
+    // A write that fails ends the session here and now.
+    if (!in || !session_ || !session_->families[fam(family)]) continue;
+    ++counters_.messages_out;
+    connection()->send(encode_route_refresh({unicast(family), 0}));
+  }
+  core_.schedule_flush();
+  return {};
+}
+
 // --- connections ----------------------------------------------------------------------------------------------------
 
 Status Peer::prepare_socket(int fd, bool outgoing) {
@@ -563,6 +612,7 @@ void Peer::handle_update(View body) {
   auto& rib = core_.rib();
   for (const auto& w : u.withdrawn) {
     ++counters_.import_withdraws;
+    counters_.v6.import_withdraws += w.prefix.family() == Family::v6;
     rib.withdraw(rib_id_, w.prefix, w.path_id);
   }
   counters_.attributes_discarded += u.attributes_discarded;
@@ -570,7 +620,10 @@ void Peer::handle_update(View body) {
     const auto n = u.announced.size() + u.announced_mp.size();
     counters_.treated_as_withdraw += n;
     for (const auto* list : {&u.announced, &u.announced_mp})
-      for (const auto& route : *list) rib.withdraw(rib_id_, route.prefix, route.path_id);
+      for (const auto& route : *list) {
+        counters_.v6.treated_as_withdraw += route.prefix.family() == Family::v6;
+        rib.withdraw(rib_id_, route.prefix, route.path_id);
+      }
     const auto now = core_.now();
     if (!last_update_error_ || now - *last_update_error_ > kUpdateErrorPause) {
       last_update_error_ = now;
@@ -600,8 +653,10 @@ void Peer::announce(const std::vector<Nlri>& routes, Attrs attrs) {
   const auto& s = *session_;
   if (!s.families[fam(family)]) return;
   counters_.import_updates += routes.size();
+  if (family == Family::v6) counters_.v6.import_updates += routes.size();
   const auto refuse = [&](const Nlri& route) {
     ++counters_.import_rejected;
+    counters_.v6.import_rejected += route.prefix.family() == Family::v6;
     rib.withdraw(rib_id_, route.prefix, route.path_id);
   };
   if (!imports() ||
@@ -660,6 +715,8 @@ bool Peer::push_out() {
   s.group->hand_out(*s.member, *this);
   counters_.export_updates += std::exchange(s.member->announced, 0);
   counters_.export_withdraws += std::exchange(s.member->withdrawn, 0);
+  counters_.v6.export_updates += std::exchange(s.member->announced_v6, 0);
+  counters_.v6.export_withdraws += std::exchange(s.member->withdrawn_v6, 0);
   auto messages = std::exchange(s.member->messages, 0);
   if ((!s.eor_out[0] || !s.eor_out[1]) && core_.may_end_rib() && s.group->in_sync(*s.member))
     for (auto family : kFamilies) {
@@ -727,6 +784,7 @@ PeerStatus Peer::status() const {
   st.dynamic = dynamic_;
   st.imports = imports();
   st.exports = exports();
+  st.disabled = disabled_;
   st.state = fsm_.state();
   st.passive_wait = st.state == PeerState::active && fsm_.config().passive;
   st.since = since_;

@@ -1,7 +1,8 @@
 #pragma once
 /// One neighbour: its state machine, its connections, what it sent and was sent, and its side of graceful restart.
 /// Private to core/bgp.
-/// Thread: loop. Owns: connections, its place in the update group while a session is up. Kept by shared_ptr because timers look back weakly. Errors: become last_error and events.
+/// Thread: loop. Owns: connections, its place in the update group while a session is up. Kept by shared_ptr because
+/// timers look back weakly. Errors: become last_error and events.
 ///
 /// Stale routes: marked when the session is lost without intent. They go when the peer's End-of-RIB arrives, when its
 /// restart time passes without a session, or at once if the new session says that forwarding was not preserved. While
@@ -15,9 +16,7 @@
 
 namespace calico::bgp {
 
-class Peer final : public Connection::Handler,
-                   public UpdateGroup::Outlet,
-                   public std::enable_shared_from_this<Peer> {
+class Peer final : public Connection::Handler, public UpdateGroup::Outlet, public std::enable_shared_from_this<Peer> {
  public:
   Peer(EngineCore& core, PeerConfig config, bool dynamic);
   ~Peer() override;
@@ -29,6 +28,12 @@ class Peer final : public Connection::Handler,
   void close(const std::optional<Notification>& say);
   void reconfigure(PeerConfig config);
   void accept(asio::ip::tcp::socket socket);
+  /// The operator's word; stays through reconfigure().
+  void disable(const Notification& say);
+  void enable();
+  void restart();
+  /// Errors: unavailable (no session, the peer cannot refresh).
+  Status refresh(bool in, bool out);
 
   /// Hands the connection what its group has for it. True: there is more and the socket would take it.
   bool push_out();
@@ -43,6 +48,9 @@ class Peer final : public Connection::Handler,
   bool imports() const;
   bool exports() const;
   bool up() const { return session_.has_value(); }
+  bool disabled() const { return disabled_; }
+  /// The peer has been sent this prefix, or will be.
+  bool sends(PrefixId id) const { return session_ && session_->group->sends(*session_->member, id); }
   /// The peer said End-of-RIB for everything negotiated (or long enough passed, where it cannot).
   bool in_sync() const;
   /// Waiting for its End-of-RIB makes sense (RFC 4724 4.1).
@@ -117,7 +125,7 @@ class Peer final : public Connection::Handler,
   PeerCounters counters_;
   std::string last_error_;
   std::optional<TimePoint> last_update_error_;
-  bool keep_on_restart_ = false, removed_ = false;
+  bool keep_on_restart_ = false, removed_ = false, disabled_ = false;
 
   // Graceful restart.
   std::optional<TimePoint> stale_deadline_;  // the session must be back by then

@@ -256,7 +256,7 @@ TEST_F(Bird2ReflectorTest, BirdsOwnClientTalksToOurSocket) {
   const auto all = ask("show protocols all c3");
   for (auto line :
        {"  BGP state:          Established\n", "    Neighbor address: 10.66.0.3\n", "    Neighbor AS:      64512\n",
-        "    Neighbor ID:      10.66.0.3\n", "    Session:          internal route-reflector AS4\n"})
+        "    Neighbor ID:      10.66.0.3\n", "    Session:          internal multihop route-reflector AS4\n"})
     EXPECT_THAT(all, HasSubstr(line));
   ASSERT_TRUE(
       eventually("13 routes", [&] { return ask("show route count").find("Total: 13 of 13") != std::string::npos; }))
@@ -269,7 +269,7 @@ TEST_F(Bird2ReflectorTest, BirdsOwnClientTalksToOurSocket) {
   EXPECT_THAT(ask("show route protocol c3 count"), HasSubstr("Total: 3 of"));
   EXPECT_THAT(ask("show route for 203.0.113.1"), HasSubstr("Network not found"));
   EXPECT_THAT(ask("show route protocol nobody"), HasSubstr("not a protocol"));
-  EXPECT_THAT(ask("configure"), HasSubstr("not supported here"));
+  EXPECT_THAT(ask("configure"), HasSubstr("no configuration to read again"));
 }
 
 TEST_F(Bird2ReflectorTest, GracefulRestartBothWays) {

@@ -178,7 +178,7 @@ int main(int argc, char** argv) {
     engine->local_complete();
     if (auto s = engine->set_peers(peers, ranges); !s) return s;
     if (ctl.empty()) return {};
-    birdc = std::make_unique<BirdcServer>(loop, *engine, BirdcServer::Options{ctl, true});
+    birdc = std::make_unique<BirdcServer>(loop, *engine, BirdcServer::Options{ctl, true, {}, {}});
     return birdc->start();
   });
   if (!ok) die(ok.error().what);

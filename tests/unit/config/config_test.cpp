@@ -7,6 +7,7 @@
 #include <fstream>
 #include <set>
 
+#include "core/config/diff.hpp"
 #include "core/config/load.hpp"
 
 namespace calico::config {
@@ -177,6 +178,26 @@ TEST_F(ConfigTest, TheShippedSampleIsAcceptedAndNamesEveryKey) {
                 everything.find("\n;" + key + " =") != std::string::npos)
         << row->name << " is not in etc/calico-node.conf";
   }
+}
+
+TEST_F(ConfigTest, ADifferenceNamesSectionsAndKeys) {
+  const auto started = load_text("[bgp]\nlocal_as = 1\n").config;
+  const auto before = load_text(
+                          "[bgp]\nlocal_as = 2\n[bgp.peer.a]\naddress = 10.0.0.1\nremote_as = 1\nmax_prefix = 5\n"
+                          "[bgp.peer.b]\naddress = 10.0.0.2\nremote_as = 1\n")
+                          .config;
+  const auto after = load_text(
+                         "[bgp]\nlocal_as = 2\nhold_time = 30s\n[bgp.peer.a]\naddress = 10.0.0.1\nremote_as = 1\n"
+                         "import = none\n[bgp.peer.c]\naddress = 10.0.0.3\nremote_as = 1\n")
+                         .config;
+  std::vector<std::string> lines;
+  for (const auto& c : diff(before, after, started)) lines.push_back(c.to_string());
+  EXPECT_THAT(lines,
+              testing::ElementsAre("[bgp.peer.b] removed", "[bgp.peer.c] added",
+                                   "[bgp] local_as: 1 -> 2 (needs a restart, not taken)", "[bgp] hold_time: 90s -> 30s",
+                                   "[bgp.peer.a] import: (unset) -> none", "[bgp.peer.a] max_prefix: 5 -> 0"))
+      << "local_as differs from what the process started with, whatever was read in between";
+  EXPECT_TRUE(diff(before, before, before).empty());
 }
 
 TEST(ConfigValues, DurationsAndEndpoints) {
