@@ -7,8 +7,9 @@
 namespace calico::bgp {
 
 std::optional<std::string> import_route(Attrs& a, const LocalSpeaker& speaker, bool internal,
-                                        const std::optional<Ip>& own_address) {
-  if (a.as_path.contains(speaker.local_as)) return fmt::format("own AS {} in the path", speaker.local_as.value);
+                                        const std::optional<Ip>& own_address, std::uint8_t allow_own_as) {
+  if (a.as_path.count(speaker.local_as) > allow_own_as)
+    return fmt::format("own AS {} in the path", speaker.local_as.value);
   if (internal) {
     if (a.originator_id == speaker.router_id) return "originated here";
     if (std::find(a.cluster_list.begin(), a.cluster_list.end(), speaker.cluster_id) != a.cluster_list.end())

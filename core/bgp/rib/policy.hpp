@@ -43,9 +43,11 @@ struct Target {
   bool operator==(const Target&) const = default;
 };
 
-/// Checks and completes a received route in place. Returns why it is not used.
+/// Checks and completes a received route in place. Returns why it is not used. `allow_own_as`: how often our AS may
+/// stand in the path (sites of one AS that reach each other through another).
 [[nodiscard]] std::optional<std::string> import_route(Attrs& attrs, const LocalSpeaker& speaker, bool internal,
-                                                      const std::optional<Ip>& own_address);
+                                                      const std::optional<Ip>& own_address,
+                                                      std::uint8_t allow_own_as = 0);
 
 /// False: not to this kind of peer (the cheap part, before any attribute is touched).
 [[nodiscard]] bool may_export(const Source& source, const Target& target, bool no_export, bool no_advertise);

@@ -100,6 +100,8 @@ FsmConfig Peer::fsm_config() const {
   c.router_id = core_.speaker().router_id;
   c.hold_time_s = static_cast<std::uint16_t>(
       std::clamp<std::int64_t>(config_.hold_time.value_or(core_.options().hold_time).count(), 0, 65535));
+  c.keepalive_s = static_cast<std::uint16_t>(
+      config_.keepalive_time ? std::clamp<std::int64_t>(config_.keepalive_time->count(), 1, 65535) : 0);
   c.passive = config_.passive || dynamic_;
   return c;
 }
@@ -150,11 +152,16 @@ void Peer::close(const std::optional<Notification>& say) {
 void Peer::reconfigure(PeerConfig next) {
   if (next == config_) return;
   const bool same_routes = next.remote_as == config_.remote_as && next.import_policy == config_.import_policy &&
-                           next.ipv4 == config_.ipv4 && next.ipv6 == config_.ipv6;
+                           next.allow_own_as == config_.allow_own_as && next.ipv4 == config_.ipv4 &&
+                           next.ipv6 == config_.ipv6;
   // What can change under a living session.
   auto as_before = next;
   as_before.name = config_.name;
   as_before.export_policy = config_.export_policy;
+  as_before.import_filter = config_.import_filter;
+  as_before.export_filter = config_.export_filter;
+  as_before.keepalive_time = config_.keepalive_time;
+  as_before.restart_time = config_.restart_time;  // the next OPEN says it
   as_before.next_hop = config_.next_hop;
   as_before.route_reflector_client = config_.route_reflector_client;
   as_before.max_prefix = config_.max_prefix;
@@ -604,8 +611,8 @@ void Peer::announce(const std::vector<Nlri>& routes, Attrs attrs) {
     ++counters_.import_rejected;
     rib.withdraw(rib_id_, route.prefix, route.path_id);
   };
-  if (!imports() ||
-      import_route(attrs, core_.speaker(), internal(), family == Family::v4 ? s.target.self_v4 : s.target.self_v6)) {
+  if (!imports() || import_route(attrs, core_.speaker(), internal(),
+                                 family == Family::v4 ? s.target.self_v4 : s.target.self_v6, config_.allow_own_as)) {
     for (const auto& route : routes) refuse(route);
     return;
   }
