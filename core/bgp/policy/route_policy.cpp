@@ -29,16 +29,17 @@ bool has_communities(const HasCommunity& c, const Attrs& a) {
   if (c.mode == HasCommunity::Mode::any) return std::any_of(c.patterns.begin(), c.patterns.end(), met);
   if (!std::all_of(c.patterns.begin(), c.patterns.end(), met)) return false;
   if (c.mode == HasCommunity::Mode::all) return true;
-  bool only = true;
   for (const auto kind : kKinds) {
     const auto of_kind = [&](const CommunityPattern& p) { return p.kind == kind; };
     if (std::none_of(c.patterns.begin(), c.patterns.end(), of_kind)) continue;
+    bool only = true;
     each_community(kind, list_of(a, kind), [&](View e) {
       return only =
                  std::any_of(c.patterns.begin(), c.patterns.end(), [&](const auto& p) { return p.matches(kind, e); });
     });
+    if (!only) return false;
   }
-  return only;
+  return true;
 }
 
 bool path_as(const PathAs& c, const AsPath& path) {

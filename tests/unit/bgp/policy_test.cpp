@@ -187,6 +187,7 @@ TEST(RoutePolicy, CommunitiesOfAllKinds) {
   EXPECT_TRUE(accepts("community_exact 65000:*,no-export", a));
   EXPECT_FALSE(accepts("community_exact 65000:1,65000:2", a)) << "no-export is there too";
   EXPECT_TRUE(accepts("community_exact 65000:7:8", a)) << "other kinds do not count";
+  EXPECT_FALSE(accepts("community_exact 65000:1,rt:*,soo:*", a)) << "one kind of two has more";
   EXPECT_TRUE(accepts("community 65000:*:8", a));
   EXPECT_TRUE(accepts("community rt:65000:*", a));
   EXPECT_FALSE(accepts("community soo:65000:*", a));
@@ -621,10 +622,12 @@ class Dice {
       case 11:
         return no + of<std::string>({"community ", "community_all ", "community_exact "}) + list(kMatched);
       default:
-        return no + "prefix " +
-               list({"10.0.0.0/8", "10.0.0.0/8+", "10.0.0.0/8{10,12}", "10.0.0.0/10{10,32}", "10.64.0.0/10+",
-                     "0.0.0.0/0{0,9}", "2001:db8::/32+", "2001:db8::/33{34,48}", "10.0.0.0/8{12,14}"});
+        return no + prefix_condition();
     }
+  }
+  std::string prefix_condition() {
+    return "prefix " + list({"10.0.0.0/8", "10.0.0.0/8+", "10.0.0.0/8{10,12}", "10.0.0.0/10{10,32}", "10.64.0.0/10+",
+                             "0.0.0.0/0{0,9}", "2001:db8::/32+", "2001:db8::/33{34,48}", "10.0.0.0/8{12,14}"});
   }
   std::string change() {
     static const std::vector<std::string> kValues = {"1:1",   "1:2",   "2:2",    "no-export",
@@ -708,8 +711,17 @@ TEST(RoutePolicy, RandomPoliciesAgainstAnObviousEvaluator) {
   std::size_t accepted = 0, rejected = 0, changed_some = 0, joined = 0;
   for (int round = 0; round < 1500; ++round) {
     std::vector<PolicyRule> rules;
+    std::vector<std::string> texts;
     for (auto n = dice.below(8); n > 0; --n) {
-      const auto text = dice.rule();
+      texts.push_back(dice.rule());
+      if (dice.below(4) != 0) continue;
+      // A row of rules that differ in their prefixes only.
+      const auto verdict = dice.of<std::string>({"accept", "reject"});
+      const auto rest = dice.of<std::string>({"", " peer ebgp", " not med 1"});
+      for (auto more = 2 + dice.below(2); more > 0; --more)
+        texts.push_back(verdict + " " + dice.prefix_condition() + rest);
+    }
+    for (const auto& text : texts) {
       auto r = parse_rule(text);
       ASSERT_TRUE(r) << text << ": " << r.error().what;
       auto again = parse_rule(to_string(*r));
@@ -755,7 +767,7 @@ TEST(RoutePolicy, RandomPoliciesAgainstAnObviousEvaluator) {
   EXPECT_GT(accepted, 5000U);
   EXPECT_GT(rejected, 5000U);
   EXPECT_GT(changed_some, 5000U);
-  EXPECT_GT(joined, 10U);
+  EXPECT_GT(joined, 100U);
 }
 
 TEST(PolicyText, GarbageIsRefusedOrRead) {
