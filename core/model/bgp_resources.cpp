@@ -1,6 +1,7 @@
 #include "core/model/bgp_resources.hpp"
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <initializer_list>
 #include <map>
@@ -37,6 +38,9 @@ Result<T> read_document(std::string_view text, F&& f) {
   out.meta.uid = meta.text("uid");
   out.meta.creation_timestamp = meta.text("creationTimestamp");
   f(root.object("spec"), out);
+  // A parser of base may quote what it was given.
+  for (auto& c : error)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
   if (!error.empty()) return fail(Errc::invalid, "{}", error);
   return out;
 }
@@ -184,6 +188,10 @@ void read_cidr(const Object& o, Family family, BgpFilterRule& r) {
   r.max_length = static_cast<std::uint8_t>(hi);
 }
 
+bool is_name_character(char c) {
+  return std::isalnum(static_cast<unsigned char>(c)) || std::string_view(".:@_-*").find(c) != std::string_view::npos;
+}
+
 BgpFilterRule read_rule(const Object& o, Family family) {
   only(o, {"action", "cidr", "matchOperator", "prefixLength", "source", "interface", "peerType", "communities",
            "asPathPrefix", "priority", "operations"});
@@ -196,7 +204,7 @@ BgpFilterRule read_rule(const Object& o, Family family) {
   r.remote_peers = source == "RemotePeers";
   if (!source.empty() && !r.remote_peers) o.bad(o.at("source"), fmt::format("{}: need RemotePeers", shown(source)));
   r.interface = o.text("interface");
-  if (r.interface.size() > 32 || r.interface.find_first_of(" \t\"',") != std::string::npos)
+  if (r.interface.size() > 32 || !std::all_of(r.interface.begin(), r.interface.end(), is_name_character))
     o.bad(o.at("interface"), "need the name of an interface, '*' for any text");
   const auto type = o.text("peerType");
   if (type == "eBGP" || type == "iBGP")

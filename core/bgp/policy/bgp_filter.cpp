@@ -1,5 +1,7 @@
 #include "core/bgp/policy/bgp_filter.hpp"
 
+#include "core/bgp/policy/policy_text.hpp"
+
 namespace calico::bgp {
 namespace {
 
@@ -7,9 +9,9 @@ using Operator = model::BgpFilterRule::Operator;
 
 Result<CommunityPattern> community(const std::string& text) {
   auto p = CommunityPattern::parse(text);
-  if (!p) return p;
+  if (!p) return printable(p.error());
   if (!p->exact() || p->kind == CommunityPattern::Kind::extended)
-    return fail(Errc::invalid, "'{}': need A:B or A:B:C", text.substr(0, 60));
+    return fail(Errc::invalid, "'{}': need A:B or A:B:C", p->to_string());
   return p;
 }
 

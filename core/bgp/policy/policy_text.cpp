@@ -33,6 +33,11 @@ std::string shown(std::string_view text) {
   return out;
 }
 
+bool is_name_character(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+         std::string_view(".:@_-*").find(c) != std::string_view::npos;
+}
+
 /// Words by blanks; "…" keeps blanks together.
 Result<std::vector<std::string>> words_of(std::string_view text) {
   std::vector<std::string> out;
@@ -236,7 +241,9 @@ class Parser {
   Result<Condition> interface(std::string_view, std::string_view text) {
     InterfaceIs c;
     for (const auto item : items_of(text)) {
-      if (item.empty() || item.size() > 32) return fail(Errc::invalid, "interface: 1 to 32 characters, '*' for any");
+      if (item.empty() || item.size() > 32 || !std::all_of(item.begin(), item.end(), is_name_character))
+        return fail(Errc::invalid, "interface: '{}': 1 to 32 letters, digits or . : @ _ - and '*' for any text",
+                    shown(item));
       c.globs.emplace_back(item);
     }
     return Condition{std::move(c)};
@@ -427,13 +434,19 @@ std::string text_of(const Change& c) {
 
 }  // namespace
 
+tl::unexpected<Error> printable(Error error) {
+  for (auto& c : error.what)
+    if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) >= 0x7f) c = '?';
+  return tl::unexpected(std::move(error));
+}
+
 Result<PolicyRule> parse_rule(std::string_view text) {
   if (text.size() > kMaxRuleText)
     return fail(Errc::invalid, "a rule of {} bytes: at most {}", text.size(), kMaxRuleText);
   auto words = words_of(text);
   if (!words) return tl::unexpected(words.error());
   auto rule = Parser(std::move(*words)).rule();
-  if (!rule) return rule;
+  if (!rule) return printable(rule.error());
   // What only a compiled policy is asked for is said here as well, with the line it stands on.
   std::vector<PolicyRule> alone{*rule};
   if (auto ok = RoutePolicy::compile(std::move(alone), Default::reject); !ok) {

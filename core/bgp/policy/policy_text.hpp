@@ -16,6 +16,9 @@ namespace calico::bgp {
 
 inline constexpr std::size_t kMaxRuleText = 64 * 1024;
 
+/// An error that may quote what came from outside, fit for a log.
+[[nodiscard]] tl::unexpected<Error> printable(Error error);
+
 [[nodiscard]] Result<PolicyRule> parse_rule(std::string_view text);
 [[nodiscard]] std::string to_string(const PolicyRule& rule);
 

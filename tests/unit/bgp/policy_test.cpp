@@ -369,6 +369,8 @@ TEST(PolicyText, EveryFaultNamesItsWord) {
       {"accept med 5-4", "5 is more than 4"},
       {"accept origin bgp", "'bgp'"},
       {"accept family 4", "'4'"},
+      {"accept interface \"a b\"", "interface"},
+      {"accept interface a,", "interface"},
       {"accept next_hop here", "next_hop"},
       {"accept set", "nothing after it"},
       {"accept set weight 3", "'weight'"},
