@@ -156,7 +156,8 @@ Capabilities EngineCore::capabilities(const PeerOptions& peer) const {
     GracefulRestartCapability gr;
     gr.restarting = restarting_;
     gr.notification = true;
-    gr.time_s = static_cast<std::uint16_t>(std::clamp<std::int64_t>(options_.restart_time.count(), 0, 4095));
+    gr.time_s = static_cast<std::uint16_t>(
+        std::clamp<std::int64_t>(peer.restart_time.value_or(options_.restart_time).count(), 0, 4095));
     for (auto f : caps.families) gr.families.push_back({f, preserved_});
     caps.graceful_restart = std::move(gr);
   }
@@ -215,29 +216,43 @@ void EngineCore::wait_accept(std::size_t index) {
       });
 }
 
+namespace {
+
+/// The longest one that holds the address.
+const RangeConfig* range_of(const std::vector<RangeConfig>& ranges, const Ip& ip) {
+  const RangeConfig* best = nullptr;
+  for (const auto& r : ranges)
+    if (r.prefix.contains(ip) && (best == nullptr || r.prefix.len > best->prefix.len)) best = &r;
+  return best;
+}
+
+PeerConfig member_of(const RangeConfig& range, const Ip& ip) {
+  PeerConfig config;
+  static_cast<PeerOptions&>(config) = range;
+  config.name = fmt::format("{}_{}", range.name, ip);
+  std::replace_if(
+      config.name.begin(), config.name.end(), [](char c) { return c == '.' || c == ':'; }, '_');
+  config.address = ip;
+  config.passive = true;
+  return config;
+}
+
+}  // namespace
+
 void EngineCore::accepted(tcp::socket socket) {
   boost::system::error_code ec;
   const auto remote = socket.remote_endpoint(ec);
   if (ec) return;
   const auto ip = to_ip(remote.address());
   if (auto it = peers_.find(ip); it != peers_.end()) return it->second->accept(std::move(socket));
-  const RangeConfig* range = nullptr;
-  for (const auto& r : ranges_)
-    if (r.prefix.contains(ip) && (range == nullptr || r.prefix.len > range->prefix.len)) range = &r;
+  const auto* range = range_of(ranges_, ip);
   if (range == nullptr) return report(PeerEvent::Kind::refused, ip.to_string(), "not a configured peer");
   const auto members = std::count_if(peers_.begin(), peers_.end(), [&](const auto& p) {
     return p.second->dynamic() && range->prefix.contains(p.first);
   });
   if (static_cast<std::uint64_t>(members) >= range->max_peers)
     return report(PeerEvent::Kind::refused, ip.to_string(), fmt::format("range {} is full", range->name));
-  PeerConfig config;
-  static_cast<PeerOptions&>(config) = *range;
-  config.name = fmt::format("{}_{}", range->name, ip);
-  std::replace_if(
-      config.name.begin(), config.name.end(), [](char c) { return c == '.' || c == ':'; }, '_');
-  config.address = ip;
-  config.passive = true;
-  auto peer = std::make_shared<Peer>(*this, std::move(config), true);
+  auto peer = std::make_shared<Peer>(*this, member_of(*range, ip), true);
   peers_.emplace(ip, peer);
   peer->start();
   peer->accept(std::move(socket));
@@ -266,6 +281,10 @@ Status EngineCore::set_peers(std::vector<PeerConfig> peers, std::vector<RangeCon
     if (o.hold_time && (o.hold_time->count() < 0 || o.hold_time->count() > 65535 ||
                         (o.hold_time->count() > 0 && o.hold_time->count() < 3)))
       return fail(Errc::invalid, "BGP peer {}: hold time {} s (0, or 3 to 65535)", name, o.hold_time->count());
+    if (o.keepalive_time && (o.keepalive_time->count() < 1 || o.keepalive_time->count() > 21845))
+      return fail(Errc::invalid, "BGP peer {}: keepalive time {} s (1 to 21845)", name, o.keepalive_time->count());
+    if (o.restart_time && (o.restart_time->count() < 1 || o.restart_time->count() > 4095))
+      return fail(Errc::invalid, "BGP peer {}: restart time {} s (1 to 4095)", name, o.restart_time->count());
     if (o.password.size() > 80) return fail(Errc::invalid, "BGP peer {}: password of more than 80 characters", name);
     if (!o.ipv4 && !o.ipv6) return fail(Errc::invalid, "BGP peer {}: no address family", name);
     return {};
@@ -290,10 +309,8 @@ Status EngineCore::set_peers(std::vector<PeerConfig> peers, std::vector<RangeCon
 
   // Ranges first, so that a peer that moves from a range to its own section finds its address free.
   const auto range_has = [&](const Peer& p) {
-    return std::any_of(ranges.begin(), ranges.end(), [&](const RangeConfig& r) {
-      const auto old = std::find_if(ranges_.begin(), ranges_.end(), [&](const auto& o) { return o.name == r.name; });
-      return old != ranges_.end() && *old == r && r.prefix.contains(p.config().address);
-    });
+    const auto *old = range_of(ranges_, p.config().address), *now = range_of(ranges, p.config().address);
+    return old != nullptr && now != nullptr && old->name == now->name;
   };
   std::vector<std::shared_ptr<Peer>> gone;
   for (auto it = peers_.begin(); it != peers_.end();) {
@@ -318,6 +335,14 @@ Status EngineCore::set_peers(std::vector<PeerConfig> peers, std::vector<RangeCon
     if (!r.password.empty())
       if (auto s = set_listener_password(r.prefix, r.password); !s)
         report(PeerEvent::Kind::refused, r.name, s.error().what);
+  // Members follow their range as named peers do: many changes need no new session. (One that ends is erased
+  // meanwhile.)
+  std::vector<std::shared_ptr<Peer>> members;
+  for (const auto& [_, p] : peers_)
+    if (p->dynamic()) members.push_back(p);
+  for (const auto& p : members)
+    if (const auto* range = range_of(ranges_, p->config().address))
+      p->reconfigure(member_of(*range, p->config().address));
 
   for (auto& config : peers) {
     auto it = peers_.find(config.address);

@@ -31,6 +31,7 @@
 #include "core/base/error.hpp"
 #include "core/base/ids.hpp"
 #include "core/base/ip.hpp"
+#include "core/bgp/policy/policy_ref.hpp"
 #include "core/loop/loop.hpp"
 
 namespace calico::bgp {
@@ -56,9 +57,15 @@ struct PeerOptions {
   NextHopMode next_hop = NextHopMode::keep;
   std::optional<Policy> import_policy;
   std::optional<Policy> export_policy;
-  std::uint32_t max_prefix = 0;  ///< routes accepted from the peer, all families; 0 = no limit; beyond: Cease 1, waits
-  std::optional<std::chrono::seconds> hold_time;  ///< unset: Options::hold_time
-  bool ipv4 = true;                               ///< families offered
+  /// What an operator decides about routes; empty: nothing. A policy of Policy::none is not asked. Compared by content,
+  /// a change needs no new session.
+  PolicyRef import_filter, export_filter;
+  std::uint8_t allow_own_as = 0;  ///< how often our AS may stand in a received path
+  std::uint32_t max_prefix = 0;   ///< routes accepted from the peer, all families; 0 = no limit; beyond: Cease 1, waits
+  std::optional<std::chrono::seconds> hold_time;       ///< unset: Options::hold_time
+  std::optional<std::chrono::seconds> keepalive_time;  ///< unset, and at most: a third of the hold time agreed on
+  std::optional<std::chrono::seconds> restart_time;    ///< offered to this peer; unset: Options::restart_time
+  bool ipv4 = true;                                    ///< families offered
   bool ipv6 = true;
   bool add_path_receive = false, add_path_send = false;  ///< RFC 7911, offered for all families
   bool extended_messages = true;                         ///< RFC 8654, offered

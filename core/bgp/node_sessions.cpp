@@ -24,14 +24,34 @@ std::vector<std::string> roles_of(const model::Node& node) {
   return out;
 }
 
-std::vector<PeerConfig> peers_from_nodes(const Nodes& nodes, const Self& self, std::vector<std::string>* ignored) {
+std::vector<PeerConfig> peers_from_nodes(const Nodes& nodes, const Self& self, std::vector<std::string>* ignored,
+                                         const CloudSettings& cloud) {
+  Nodes wanted;
+  for (const auto& [name, node] : nodes)
+    if (self.reflector || node.is_reflector() || cloud.mesh) wanted.emplace(name, node);
+  auto out = peers_with(wanted, self, ignored, cloud);
+  // Between a reflector and its client the restart time is the speaker's own.
+  if (!self.reflector && cloud.mesh_restart_time)
+    for (auto& p : out) {
+      const auto is_mesh = [&](const auto& n) {
+        const auto& [_, node] = n;
+        return !node.is_reflector() && ((node.bgp_ipv4 && node.bgp_ipv4->addr == p.address) ||
+                                        (node.bgp_ipv6 && node.bgp_ipv6->addr == p.address));
+      };
+      if (std::any_of(wanted.begin(), wanted.end(), is_mesh)) p.restart_time = cloud.mesh_restart_time;
+    }
+  return out;
+}
+
+std::vector<PeerConfig> peers_with(const Nodes& nodes, const Self& self, std::vector<std::string>* ignored,
+                                   const CloudSettings& cloud) {
   std::vector<PeerConfig> out;
   std::map<Ip, std::string> taken;
   const auto ignore = [&](const std::string& name, const std::string& why) {
     if (ignored) ignored->push_back(fmt::format("Node {}: {}", name, why));
   };
   for (const auto& [name, node] : nodes) {
-    if (name == self.name || (!self.reflector && !node.is_reflector())) continue;
+    if (name == self.name) continue;
     const bool both4 = self.ipv4 && node.bgp_ipv4, both6 = self.ipv6 && node.bgp_ipv6;
     if (!both4 && !both6) {
       ignore(name, "no BGP address of a family that this host has one of");
@@ -45,7 +65,9 @@ std::vector<PeerConfig> peers_from_nodes(const Nodes& nodes, const Self& self, s
       // One name a Node and session: the plain name, "_v6" where the Node has two.
       p.name = also_other_family || ip.is_v4() ? name : name + "_v6";
       p.address = ip;
-      p.remote_as = node.as_number.value_or(self.as);
+      const auto port = cloud.port_of_node.find(name);
+      p.port = port == cloud.port_of_node.end() ? cloud.port : port->second;
+      p.remote_as = node.as_number.value_or(cloud.as.value_or(self.as));
       p.route_reflector_client = self.reflector && !node.is_reflector() && *p.remote_as == self.as;
       p.ipv4 = ip.is_v4() || also_other_family;
       p.ipv6 = ip.is_v6() || also_other_family;

@@ -3,9 +3,11 @@
 ///
 /// A reflector peers with every Node that is not one (its clients) and with the other reflectors (non-clients); anybody
 /// else peers with the reflectors. A Node is a reflector when it has spec.bgp.routeReflectorClusterID. Both ends come
-/// to the same answer from the same Nodes. Where both have an address of both families there is a session for each,
+/// to the same answer from the same Nodes. With a node-to-node mesh those that are no reflectors also peer with each
+/// other. Where both have an address of both families there is a session for each,
 /// which carries its own family only; with one family in common the session carries both. Liveness of a Node plays no
 /// part.
+#include <chrono>
 #include <map>
 #include <optional>
 #include <string>
@@ -30,10 +32,24 @@ struct Self {
   std::optional<Ip> ipv4, ipv6;  ///< our ends of sessions
 };
 
+/// What BGPConfiguration says about the sessions of all Nodes.
+struct CloudSettings {
+  bool mesh = false;      ///< only where it was asked for: see speaker.md
+  std::optional<Asn> as;  ///< of Nodes that do not say theirs; unset: our own
+  std::uint16_t port = 179;
+  std::map<std::string, std::uint16_t, std::less<>> port_of_node;
+  std::optional<std::chrono::seconds> mesh_restart_time;
+};
+
 /// Sorted by name. A Node that cannot be peered with is left out, its reason in `ignored`: no common family, an address
 /// that is no neighbour's (loopback, multicast, ours), or one that a Node before it has.
 [[nodiscard]] std::vector<PeerConfig> peers_from_nodes(const Nodes& nodes, const Self& self,
-                                                       std::vector<std::string>* ignored = nullptr);
+                                                       std::vector<std::string>* ignored = nullptr,
+                                                       const CloudSettings& cloud = {});
+/// The same with every one of `nodes` but this host.
+[[nodiscard]] std::vector<PeerConfig> peers_with(const Nodes& nodes, const Self& self,
+                                                 std::vector<std::string>* ignored = nullptr,
+                                                 const CloudSettings& cloud = {});
 
 /// What this host says of itself. The spec of Report::set_node: a field that does not apply is null, so that a former
 /// value goes (a host that was a reflector).

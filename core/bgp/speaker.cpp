@@ -10,6 +10,7 @@
 #include "core/bgp/engine.hpp"
 #include "core/bgp/kernel.hpp"
 #include "core/bgp/node_sessions.hpp"
+#include "core/bgp/resource_sessions.hpp"
 #include "core/bgp/speaker_settings.hpp"
 #include "core/log/log.hpp"
 #include "core/loop/task_group.hpp"
@@ -122,8 +123,9 @@ class Speaker::Impl {
       return {};
     });
     if (!s) return s;
-    subscription = view.watch({std::string(model::kNodes)}, loop.executor(),
-                              [this](const sync::Batch& batch) { nodes_changed(batch); });
+    subscription = view.watch({std::string(model::kNodes), std::string(model::kBgpFilters),
+                               std::string(model::kBgpConfigurations), std::string(model::kBgpPeers)},
+                              loop.executor(), [this](const sync::Batch& batch) { resources_changed(batch); });
     return {};
   }
 
@@ -166,30 +168,45 @@ class Speaker::Impl {
 
   // ---- loop
 
-  void nodes_changed(const sync::Batch& batch) {
+  /// Takes one resource into `known`. True: there is something new. A value nobody can read is no order to end a
+  /// session or to let a route pass: what was known stays, and it is said.
+  template <class T, class Parse>
+  bool take(std::string_view kind, std::string_view prefix, const sync::Update& u,
+            std::map<std::string, T, std::less<>>& known, Parse parse) {
+    const auto name = u.key.substr(prefix.size());
+    if (name.empty() || name.find('/') != std::string::npos) return false;
+    const auto what = fmt::format("{} {}", kind, name);
+    if (!u.value) {
+      broken.erase(what);
+      return known.erase(name) > 0;
+    }
+    auto read = parse(*u.value);
+    if (!read) {
+      if (broken[what] != read.error().what) log::warn("bgp.unreadable", "resource", what, "what", read.error().what);
+      broken[what] = read.error().what;
+      return false;
+    }
+    broken.erase(what);
+    known.insert_or_assign(name, std::move(*read));
+    return true;
+  }
+
+  void resources_changed(const sync::Batch& batch) {
     if (batch.usable) usable = true;
     waiting_reason = batch.state.reason;
     bool changed = false;
     for (const auto& u : batch.updates) {
-      if (!u.key.starts_with(model::kNodes)) continue;
-      const auto name = u.key.substr(model::kNodes.size());
-      if (name.empty() || name.find('/') != std::string::npos) continue;
-      changed = true;
-      if (!u.value) {
-        nodes.erase(name);
-        broken.erase(name);
-        continue;
-      }
-      auto node = model::parse_node(*u.value);
-      if (!node) {
-        // A value nobody can read is no order to end a session: what was known of the Node stays.
-        if (broken[name] != node.error().what)
-          log::warn("bgp.node_unreadable", "node", name, "what", node.error().what);
-        broken[name] = node.error().what;
-        continue;
-      }
-      broken.erase(name);
-      nodes.insert_or_assign(name, std::move(*node));
+      if (u.key.starts_with(model::kNodes))
+        changed |= take("Node", model::kNodes, u, nodes, [](const auto& text) { return model::parse_node(text); });
+      else if (u.key.starts_with(model::kBgpFilters))
+        changed |= take("BGPFilter", model::kBgpFilters, u, resources.filters,
+                        [](const auto& text) { return model::parse_bgp_filter(text).and_then(rules_of); });
+      else if (u.key.starts_with(model::kBgpPeers))
+        changed |= take("BGPPeer", model::kBgpPeers, u, resources.peers,
+                        [](const auto& text) { return model::parse_bgp_peer(text); });
+      else if (u.key.starts_with(model::kBgpConfigurations))
+        changed |= take("BGPConfiguration", model::kBgpConfigurations, u, resources.configurations,
+                        [](const auto& text) { return model::parse_bgp_configuration(text); });
     }
     // Nothing known yet is not the same as nobody: without a snapshot the engine is not told that it has no peers.
     if (settings.from_datastore && usable && (changed || !applied)) apply_peers();
@@ -205,22 +222,15 @@ class Speaker::Impl {
       self.reflector = options.reflector;
       self.ipv4 = settings.ipv4;
       self.ipv6 = settings.ipv6;
-      std::vector<std::string> ignored;
-      std::set<std::string> names;
-      std::set<Ip> addresses;
-      for (const auto& p : peers) {
-        names.insert(p.name);
-        addresses.insert(p.address);
-      }
-      for (auto& p : peers_from_nodes(nodes, self, &ignored)) {
-        if (addresses.contains(p.address)) continue;  // the configuration says more about it
-        while (!names.insert(p.name).second) p.name += "_";
-        p.local_address = p.address.is_v4() ? settings.ipv4 : settings.ipv6;
-        peers.push_back(std::move(p));
-      }
-      for (const auto& line : ignored)
-        if (!told_ignored.contains(line)) log::warn("bgp.node_ignored", "what", line);
-      told_ignored = {ignored.begin(), ignored.end()};
+      const SecretLookup secret = [this](const model::BgpPeer::Secret& s) -> Result<std::string> {
+        if (settings.secrets_dir.empty()) return fail(Errc::not_found, "[bgp] secrets_dir is not set");
+        return read_password_file(fmt::format("{}/{}/{}", settings.secrets_dir, s.name, s.key), "password");
+      };
+      auto all = sessions_of({settings.peers, nodes, resources, self, secret}, policies);
+      peers = std::move(all.peers);
+      for (const auto& line : all.ignored)
+        if (!told_ignored.contains(line)) log::warn("bgp.ignored", "what", line);
+      told_ignored = {all.ignored.begin(), all.ignored.end()};
     }
     auto s = engine->set_peers(std::move(peers), settings.ranges);
     if (s) {
@@ -324,9 +334,15 @@ class Speaker::Impl {
       s["remote_as"] = p.config.remote_as.value_or(settings.engine.local_as).value;
       s["from"] = p.config.from == Origin::datastore ? "datastore" : p.dynamic ? "range" : "configuration";
       s["client"] = p.config.route_reflector_client;
+      const auto rules = [](const PolicyRef& filter) {
+        return filter ? json::value(filter->rules().size()) : json::value(nullptr);
+      };
+      s["filter_rules"] =
+          json::object{{"import", rules(p.config.import_filter)}, {"export", rules(p.config.export_filter)}};
       s["state"] = to_string(p.state);
       s["since"] = std::chrono::duration_cast<std::chrono::seconds>(p.since.time_since_epoch()).count();
       s["last_error"] = p.last_error;
+      s["flaps"] = p.counters.flaps;
       s["graceful_restart"] = json::object{{"active", p.gr_active}, {"left_ms", p.gr_left.count()}};
       const auto family = [](const FamilyStatus& f) {
         return json::object{{"negotiated", f.negotiated},
@@ -357,7 +373,7 @@ class Speaker::Impl {
     out["kernel"] = json::object{{"announced", k.imported}, {"installed", k.exported},  {"pending", k.pending},
                                  {"failed", k.failed},      {"left_over", k.left_over}, {"faults", std::move(faults)}};
     json::array unreadable;
-    for (const auto& [name, what] : broken) unreadable.emplace_back(fmt::format("Node {}: {}", name, what));
+    for (const auto& [name, what] : broken) unreadable.emplace_back(fmt::format("{}: {}", name, what));
     for (const auto& line : told_ignored) unreadable.emplace_back(line);
     out["ignored"] = std::move(unreadable);
     out["error"] = peers_error;
@@ -383,7 +399,9 @@ class Speaker::Impl {
   std::unique_ptr<sync::Subscription> subscription;
 
   Nodes nodes;
-  std::map<std::string, std::string> broken;  // Nodes whose value cannot be read, and why
+  BgpResources resources;
+  PolicyCache policies;
+  std::map<std::string, std::string> broken;  // "Node c1" whose value cannot be read, and why
   std::set<std::string> told_ignored;
   std::map<std::string, std::chrono::steady_clock::time_point> refused;  // who was, when it was told
   bool usable = false, applied = false;
@@ -429,10 +447,11 @@ Status Speaker::reconfigure(const config::Config& config) {
     return {};
   }
   return impl_->loop.call([&]() -> Status {
-    // What the engine itself was made with stays; peers, ranges and their hold time are taken.
+    // What the engine itself was made with stays; peers, ranges, their filters and hold time are taken.
     auto& s = impl_->settings;
     s.peers = std::move(settings->peers);
     s.ranges = std::move(settings->ranges);
+    s.secrets_dir = std::move(settings->secrets_dir);
     if (impl_->applied || !s.from_datastore) impl_->apply_peers();
     impl_->tell_status();
     if (!impl_->peers_error.empty()) return fail(Errc::invalid, "{}", impl_->peers_error);

@@ -1,6 +1,7 @@
 #pragma once
 /// This host's one BGP speaker, assembled: Engine, its kernel side, birdc's socket, the sessions that follow from the
-/// configuration and from the Node resources, and this host's own Node. The roles compute and route-reflector share it.
+/// configuration and from the Node, BGPPeer, BGPFilter and BGPConfiguration resources, and this host's own Node. The
+/// roles compute and route-reflector share it.
 ///
 ///   auto speaker = Speaker::create(config, {.node = "compute-1", .compute = true, …}, view, report, hooks);
 ///   (*speaker)->start();   // by each role; the first starts it

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <fstream>
 
+#include "core/bgp/policy/policy_config.hpp"
 #include "core/http/message.hpp"
 
 namespace calico::bgp {
@@ -13,18 +14,9 @@ std::chrono::seconds seconds_of(const config::Config& c, std::string_view name) 
   return std::chrono::duration_cast<std::chrono::seconds>(c.duration(name));
 }
 
-/// The first line of the file.
 Result<std::string> read_password(const config::Config& c, const std::string& name) {
   if (!c.is_set(name)) return std::string();
-  const auto& path = c.text(name);
-  std::ifstream in(path);
-  std::string line;
-  if (!in || !std::getline(in, line))
-    return fail(Errc::no_permission, "{}: {}: cannot be read, or is empty", name, path);
-  while (!line.empty() && (line.back() == '\r' || line.back() == ' ')) line.pop_back();
-  if (line.empty() || line.size() > 80)
-    return fail(Errc::invalid, "{}: {}: the first line must be a key of 1 to 80 characters", name, path);
-  return line;
+  return read_password_file(c.text(name), name);
 }
 
 std::optional<Policy> policy_of(const config::Config& c, const std::string& name) {
@@ -32,7 +24,24 @@ std::optional<Policy> policy_of(const config::Config& c, const std::string& name
   return c.text(name) == "all" ? Policy::all : Policy::none;
 }
 
-Result<std::vector<PeerConfig>> peers_of(const config::Config& c) {
+std::optional<std::chrono::seconds> maybe_seconds(const config::Config& c, const std::string& name) {
+  if (!c.is_set(name)) return std::nullopt;
+  return seconds_of(c, name);
+}
+
+/// What peers and ranges have in common beyond the session itself.
+void put_policy(const config::Config& c, const std::string& key, const ConfiguredFilters& filters, PeerOptions& o) {
+  o.import_filter = filters.chain(c, key + "import_filter");
+  o.export_filter = filters.chain(c, key + "export_filter");
+  // A filter is the policy that RFC 8212 asks for.
+  if (o.import_filter && !o.import_policy) o.import_policy = Policy::all;
+  if (o.export_filter && !o.export_policy) o.export_policy = Policy::all;
+  o.allow_own_as = static_cast<std::uint8_t>(c.integer(key + "allow_own_as"));
+  o.keepalive_time = maybe_seconds(c, key + "keepalive_time");
+  o.restart_time = maybe_seconds(c, key + "restart_time");
+}
+
+Result<std::vector<PeerConfig>> peers_of(const config::Config& c, const ConfiguredFilters& filters) {
   std::vector<PeerConfig> out;
   for (const auto& section : c.sections("bgp.peer")) {
     const auto key = "bgp.peer." + section + ".";
@@ -53,12 +62,13 @@ Result<std::vector<PeerConfig>> peers_of(const config::Config& c) {
     p.export_policy = policy_of(c, key + "export");
     p.max_prefix = static_cast<std::uint32_t>(c.integer(key + "max_prefix"));
     p.hold_time = seconds_of(c, "bgp.hold_time");
+    put_policy(c, key, filters, p);
     out.push_back(std::move(p));
   }
   return out;
 }
 
-Result<std::vector<RangeConfig>> ranges_of(const config::Config& c) {
+Result<std::vector<RangeConfig>> ranges_of(const config::Config& c, const ConfiguredFilters& filters) {
   std::vector<RangeConfig> out;
   for (const auto& section : c.sections("bgp.range")) {
     const auto key = "bgp.range." + section + ".";
@@ -73,6 +83,7 @@ Result<std::vector<RangeConfig>> ranges_of(const config::Config& c) {
     r.route_reflector_client = c.boolean(key + "route_reflector_client");
     r.passive = true;
     r.hold_time = seconds_of(c, "bgp.hold_time");
+    put_policy(c, key, filters, r);
     out.push_back(std::move(r));
   }
   return out;
@@ -112,16 +123,37 @@ std::string bird_dir(const config::Config& c, const std::string& run_dir) {
 
 }  // namespace
 
+void check_bgp(const config::Config& c, config::Faults& faults) { (void)ConfiguredFilters::read(c, faults); }
+
+Result<std::string> read_password_file(const std::string& path, std::string_view name) {
+  std::ifstream in(path);
+  std::string line(256, '\0');
+  // A line that is longer than any key is not read to its end: the file may be anything.
+  in.get(line.data(), static_cast<std::streamsize>(line.size()));
+  line.resize(static_cast<std::size_t>(in.gcount()));
+  if (line.empty()) return fail(Errc::no_permission, "{}: {}: cannot be read, or is empty", name, path);
+  while (!line.empty() && (line.back() == '\r' || line.back() == ' ')) line.pop_back();
+  if (line.empty() || line.size() > 80)
+    return fail(Errc::invalid, "{}: {}: the first line must be a key of 1 to 80 characters", name, path);
+  return line;
+}
+
 Result<SpeakerSettings> speaker_settings(const config::Config& c, const SpeakerRole& role, const HostLook& host) {
   SpeakerSettings s;
-  auto peers = peers_of(c);
+  config::Faults faults;
+  const auto filters = ConfiguredFilters::read(c, faults);
+  if (!faults.empty())
+    return fail(Errc::invalid, "{}{}", faults.front().to_string(),
+                faults.size() > 1 ? fmt::format(" (and {} more)", faults.size() - 1) : "");
+  auto peers = peers_of(c, filters);
   if (!peers) return tl::unexpected(peers.error());
   s.peers = std::move(*peers);
-  auto ranges = ranges_of(c);
+  auto ranges = ranges_of(c, filters);
   if (!ranges) return tl::unexpected(ranges.error());
   s.ranges = std::move(*ranges);
   s.from_datastore = c.boolean("bgp.peers_from_datastore");
   s.bird_dir = bird_dir(c, role.run_dir);
+  s.secrets_dir = c.text("bgp.secrets_dir");
 
   auto source = c.ip("bgp.source_address");
   if (!source) {

@@ -19,6 +19,7 @@ struct SpeakerSettings {
   std::optional<Ip> ipv4, ipv6;  ///< our ends of sessions
   bool from_datastore = true;    ///< peers follow from the Nodes
   std::string bird_dir;          ///< where BIRD 1's sockets are served; empty: nowhere
+  std::string secrets_dir;       ///< passwords of BGPPeer resources; empty: they cannot have one
 };
 
 struct SpeakerRole {
@@ -34,6 +35,13 @@ struct HostLook {
   std::function<Result<Ip>(const Ip&)> source_towards;
   std::vector<Ip> global_addresses;
 };
+
+/// What is wrong with the filters and with who names them, each fault with its line. Without I/O; for `--check` and
+/// before any reload.
+void check_bgp(const config::Config& config, config::Faults& faults);
+
+/// The first line of a password file. Errors: no_permission, invalid; `name` says what it is for.
+[[nodiscard]] Result<std::string> read_password_file(const std::string& path, std::string_view name);
 
 /// Errors: invalid (no address to peer from; no IPv4 router id), not_found, no_permission (a password file).
 [[nodiscard]] Result<SpeakerSettings> speaker_settings(const config::Config& config, const SpeakerRole& role,

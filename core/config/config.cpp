@@ -154,7 +154,10 @@ std::string IpPort::to_string() const {
 std::string Fault::to_string() const {
   std::string out = where;
   if (!key.empty()) {
-    const auto dot = key.rfind('.');
+    auto dot = key.rfind('.');
+    // A numbered key is "rule.10".
+    if (dot != std::string::npos && dot > 0 && key.find_first_not_of("0123456789", dot + 1) == std::string::npos)
+      dot = key.rfind('.', dot - 1);
     out += dot == std::string::npos ? fmt::format(": {}", key)
                                     : fmt::format(": [{}] {}", key.substr(0, dot), key.substr(dot + 1));
   }
@@ -225,15 +228,23 @@ Status Schema::add(Params rows) {
   return {};
 }
 
+std::string_view section_of(const Param& row, std::string_view name) {
+  const auto section = name.substr(0, name.rfind('.'));
+  return std::string_view(row.name).ends_with(".*") ? section.substr(0, section.rfind('.')) : section;
+}
+
 const Param* Schema::find(std::string_view name) const {
-  const auto dot = name.rfind('.');
-  if (dot == std::string_view::npos) return nullptr;
   for (const auto* row : rows_) {
     const std::string_view pattern = row->name;
     if (pattern == name) return row;
     const auto star = pattern.find(".*.");
-    if (star == std::string_view::npos || pattern.substr(star + 2) != name.substr(dot)) continue;
-    if (name.substr(0, star + 1) == pattern.substr(0, star + 1) && dot > star + 1) return row;
+    if (star == std::string_view::npos || name.substr(0, star + 1) != pattern.substr(0, star + 1)) continue;
+    const auto section = section_of(*row, name);
+    if (section.size() <= star + 1 || section.size() + 1 >= name.size()) continue;
+    const auto key = name.substr(section.size()), wanted = pattern.substr(star + 2);  // ".address", ".rule.10"
+    const bool numbered = wanted.ends_with(".*");
+    if (numbered ? key.size() >= wanted.size() && key.starts_with(wanted.substr(0, wanted.size() - 1)) : key == wanted)
+      return row;
   }
   return nullptr;
 }
@@ -248,7 +259,7 @@ const Param* Schema::find_felix(std::string_view upstream) const {
 bool Schema::has_section(std::string_view section) const {
   for (const auto* row : rows_) {
     const std::string_view pattern = row->name;
-    const auto of = pattern.substr(0, pattern.rfind('.'));
+    const auto of = section_of(*row, pattern);
     if (of == section) return true;
     if (of.ends_with(".*") && section.size() >= of.size() && section.starts_with(of.substr(0, of.size() - 1)))
       return true;
@@ -299,9 +310,18 @@ std::vector<std::string> Config::sections(std::string_view kind) const {
   for (auto it = values_.lower_bound(prefix); it != values_.end() && it->first.starts_with(prefix); ++it) {
     const auto* row = schema_->find(it->first);
     if (!row || !std::string_view(row->name).starts_with(prefix + "*.")) continue;
-    names.insert(it->first.substr(prefix.size(), it->first.rfind('.') - prefix.size()));
+    names.emplace(section_of(*row, it->first).substr(prefix.size()));
   }
   return {names.begin(), names.end()};
+}
+
+std::vector<std::uint32_t> Config::numbers(std::string_view key) const {
+  const auto prefix = std::string(key) + ".";
+  std::set<std::uint32_t> out;
+  for (auto it = values_.lower_bound(prefix); it != values_.end() && it->first.starts_with(prefix); ++it)
+    if (auto n = parse_integer(std::string_view(it->first).substr(prefix.size())); n && !it->second.text.empty())
+      out.insert(static_cast<std::uint32_t>(*n));
+  return {out.begin(), out.end()};
 }
 
 Config Config::with_felix(const std::map<std::string, std::string>& upstream, std::vector<std::string>* ignored) const {
@@ -322,10 +342,9 @@ Config Config::with_felix(const std::map<std::string, std::string>& upstream, st
 
 std::string Config::print() const {
   std::string out;
-  const auto section_of = [](std::string_view name) { return name.substr(0, name.rfind('.')); };
   std::vector<std::string> sections;  // in order of declaration, named ones where their rows stand
   for (const auto* row : schema_->rows()) {
-    const std::string_view of = section_of(row->name);
+    const std::string_view of = section_of(*row, row->name);
     if (of.ends_with(".*")) {
       const auto kind = of.substr(0, of.size() - 2);
       for (const auto& name : this->sections(kind)) {
@@ -340,15 +359,23 @@ std::string Config::print() const {
   for (const auto& section : sections) {
     out += fmt::format("{}[{}]\n", out.empty() ? "" : "\n", section);
     for (const auto* row : schema_->rows()) {
-      const std::string_view of = section_of(row->name);
+      const std::string_view of = section_of(*row, row->name);
       const bool named = of.ends_with(".*") && std::string_view(section).starts_with(of.substr(0, of.size() - 1));
       if (of != section && !named) continue;
+      const auto line = [&](std::string_view key) {
+        const auto it = values_.find(section + "." + std::string(key));
+        if (it == values_.end()) return;
+        out += fmt::format("{} = {}", key, it->second.text);
+        if (it->second.layer != kLayerDefault) out += fmt::format("  ; {}", it->second.where);
+        out += "\n";
+      };
       const auto key = std::string_view(row->name).substr(of.size() + 1);
-      const auto it = values_.find(section + "." + std::string(key));
-      if (it == values_.end()) continue;
-      out += fmt::format("{} = {}", key, it->second.text);
-      if (it->second.layer != kLayerDefault) out += fmt::format("  ; {}", it->second.where);
-      out += "\n";
+      if (!key.ends_with(".*")) {
+        line(key);
+        continue;
+      }
+      const auto stem = key.substr(0, key.size() - 2);
+      for (const auto n : numbers(fmt::format("{}.{}", section, stem))) line(fmt::format("{}.{}", stem, n));
     }
   }
   return out;

@@ -84,6 +84,8 @@ class Config {
   std::vector<IpPort> ip_ports(std::string_view name) const;
   /// Names of the sections [<kind>.NAME], sorted: sections("bgp.peer").
   std::vector<std::string> sections(std::string_view kind) const;
+  /// The numbers given of a numbered key, ascending: numbers("bgp.filter.out.rule") for rule.10, rule.20.
+  std::vector<std::uint32_t> numbers(std::string_view key) const;
 
   const Schema& schema() const { return *schema_; }
   const std::map<std::string, Value, std::less<>>& values() const { return values_; }
@@ -99,6 +101,8 @@ class Config {
   std::map<std::string, Value, std::less<>> values_;  // every declared plain name, and the given ones of named sections
 };
 
+/// "bgp.peer.x" of "bgp.peer.x.address", "bgp.filter.x" of "bgp.filter.x.rule.10".
+[[nodiscard]] std::string_view section_of(const Param& row, std::string_view name);
 /// Parses `text` as the row says; the value's accepted range in the error. Errors: invalid.
 [[nodiscard]] Status check_value(const Param& row, std::string_view text);
 [[nodiscard]] Result<Duration> parse_duration(std::string_view text);

@@ -40,6 +40,11 @@ bool good_section_name(std::string_view name) {
   });
 }
 
+bool good_number(std::string_view text) {
+  return !text.empty() && text.size() <= 6 && text.front() != '0' &&
+         std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c); });
+}
+
 struct IniLine {
   std::string section, key, value, where;
 };
@@ -118,8 +123,12 @@ class Builder {
     if (std::string_view(row->name).find(".*.") != std::string_view::npos) {
       const std::string_view pattern = row->name;
       const auto kind = pattern.substr(0, pattern.find(".*."));
-      if (!good_section_name(std::string_view(section).substr(kind.size() + 1))) {
+      if (!good_section_name(section_of(*row, name).substr(kind.size() + 1))) {
         loaded_.faults.push_back({where, name, "section name: letters, digits, '-', '_' and '.', at most 64"});
+        return;
+      }
+      if (pattern.ends_with(".*") && !good_number(std::string_view(name).substr(name.rfind('.') + 1))) {
+        loaded_.faults.push_back({where, name, "the key ends in a number from 1 to 999999, without leading zeros"});
         return;
       }
     }
@@ -204,14 +213,14 @@ class Builder {
       const std::string_view pattern = schema_->find(name)->name;
       const auto star = pattern.find(".*.");
       if (star == std::string_view::npos) continue;
-      const auto section = name.substr(0, name.rfind('.'));
+      const auto section = std::string(section_of(*schema_->find(name), name));
       where_of_section.try_emplace(section, value.where);
       kind_of_section[section] = pattern.substr(0, star);
     }
     for (const auto& [section, kind] : kind_of_section) {
       for (const auto* row : schema_->rows()) {
         const std::string_view pattern = row->name;
-        if (!pattern.starts_with(std::string(kind) + ".*.")) continue;
+        if (!pattern.starts_with(std::string(kind) + ".*.") || pattern.ends_with(".*")) continue;
         const auto name = section + std::string(pattern.substr(pattern.rfind('.')));
         const auto it = values_.find(name);
         if (row->required && (it == values_.end() || it->second.text.empty()))

@@ -34,7 +34,8 @@ enum class Reload : std::uint8_t {
 };
 
 struct Param {
-  const char* name;  ///< "section.key"; "bgp.peer.*.address" is a key of the named sections [bgp.peer.NAME]
+  const char* name;  ///< "section.key"; "bgp.peer.*.address" is a key of the named sections [bgp.peer.NAME],
+                     ///< "bgp.filter.*.rule.*" a numbered key of theirs: rule.10, rule.20
   Type type = Type::string;
   const char* range = "";
   const char* def = "";  ///< empty = unset

@@ -3,6 +3,7 @@
 
 #include <set>
 
+#include "core/bgp/speaker_settings.hpp"
 #include "core/config/load.hpp"
 #include "core/node/commands.hpp"
 #include "core/node/roles.hpp"
@@ -174,6 +175,7 @@ int role_main(const Invocation& in) {
     auto loaded = config::load(schema, options->sources);
     if (loaded.faults.empty()) {
       config::check_core(loaded.config, loaded.faults);
+      bgp::check_bgp(loaded.config, loaded.faults);
       for (const auto& m : modules)
         if (m.table->check) m.table->check(loaded.config, loaded.faults);
     }

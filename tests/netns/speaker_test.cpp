@@ -9,6 +9,7 @@
 #include "core/bgp/birdc/client.hpp"
 #include "core/bgp/engine.hpp"
 #include "core/config/load.hpp"
+#include "core/model/bgp_resources.hpp"
 #include "core/model/resources.hpp"
 #include "core/sync/service.hpp"
 #include "tests/support/netns.hpp"
@@ -85,6 +86,27 @@ class Host {
     for (const auto& s : v.at("sessions").as_array())
       out[std::string(s.at("name").as_string())] = std::string(s.at("state").as_string());
     return out;
+  }
+  /// Of one session.
+  boost::json::object session(const std::string& name) {
+    const auto v = boost::json::parse(speaker->describe());
+    for (const auto& s : v.at("sessions").as_array())
+      if (s.at("name").as_string() == name) return s.as_object();
+    return {};
+  }
+  std::map<std::string, std::int64_t> flaps() {
+    std::map<std::string, std::int64_t> out;
+    const auto v = boost::json::parse(speaker->describe());
+    for (const auto& s : v.at("sessions").as_array())
+      out[std::string(s.at("name").as_string())] = s.at("flaps").to_number<std::int64_t>();
+    return out;
+  }
+  /// Of a session's filter; -1: it has none.
+  std::int64_t rules(const std::string& name, const char* direction) {
+    const auto s = session(name);
+    if (s.empty()) return -2;
+    const auto& n = s.at("filter_rules").at(direction);
+    return n.is_null() ? -1 : n.to_number<std::int64_t>();
   }
   bool has_route(const std::string& prefix, const std::string& via) {
     return ns.run("ip route show " + prefix + " proto 89").find("via " + via) != std::string::npos;
@@ -255,6 +277,106 @@ TEST_F(SpeakerTest, TheSocketsOfBird1BelongToWhoIsThere) {
   a->stop();
   a->start({set, "bgp.bird_sockets=no"});
   EXPECT_EQ(asked("bird.ctl"), "exit 3");
+}
+
+TEST_F(SpeakerTest, BgpPeersAndFiltersComeFromTheDatastoreAndAFilterCostsNoSession) {
+  auto rr = host("rr1", 1, false, true);
+  auto c1 = host("c1", 11, true, false);
+  auto c2 = host("c2", 12, true, false);
+  for (auto* h : {rr.get(), c1.get(), c2.get()}) h->start();
+  ASSERT_TRUE(sessions(*rr, {{"c1", kUp}, {"c2", kUp}}));
+  const auto key = [](std::string_view prefix, const char* name) { return std::string(prefix) + name; };
+  const auto filter = [](const char* rules) { return fmt::format(R"({{"spec":{{"importV4":[{}]}}}})", rules); };
+  const std::string reject = R"({"action":"Reject","cidr":"10.66.0.0/16","matchOperator":"In"})";
+  store_->put(key(model::kBgpFilters, "f"), filter(reject.c_str()));
+  store_->put(key(model::kBgpPeers, "to-c1"), R"({"spec":{"node":"rr1","peerIP":"192.0.2.11","asNumber":64512,
+    "filters":["f"]}})");
+  ASSERT_TRUE(sessions(*rr, {{"to-c1", kUp}, {"c2", kUp}}));
+  ASSERT_TRUE(eventually("the filter", [&] { return rr->rules("to-c1", "import") == 1; })) << rr->speaker->describe();
+  EXPECT_EQ(rr->rules("c2", "import"), -1);
+  const auto before = rr->flaps();
+  EXPECT_EQ(before.at("c2"), 0) << "somebody else's session was touched";
+
+  // A changed filter: taken, and no session ends.
+  store_->put(key(model::kBgpFilters, "f"), filter((reject + R"(,{"action":"Accept"})").c_str()));
+  ASSERT_TRUE(eventually("the changed filter", [&] { return rr->rules("to-c1", "import") == 2; }));
+  EXPECT_EQ(rr->flaps(), before);
+  EXPECT_EQ(rr->sessions(), (Sessions{{"to-c1", kUp}, {"c2", kUp}}));
+
+  // One that nobody can read is refused, and what was known stays.
+  store_->put(key(model::kBgpFilters, "f"), filter(R"({"action":"Perhaps"})"));
+  ASSERT_TRUE(eventually("the refusal", [&] {
+    return rr->speaker->describe().find("BGPFilter f: spec.importV4[0].action") != std::string::npos;
+  })) << rr->speaker->describe();
+  EXPECT_EQ(rr->rules("to-c1", "import"), 2);
+  EXPECT_EQ(rr->flaps(), before);
+
+  // Gone, the peer that names it lets nothing pass; the session stays.
+  store_->del(key(model::kBgpFilters, "f"));
+  ASSERT_TRUE(eventually("the closed filter", [&] { return rr->rules("to-c1", "import") == 0; }));
+  EXPECT_NE(rr->speaker->describe().find("BGPFilter f is not there"), std::string::npos);
+  EXPECT_EQ(rr->flaps(), before);
+
+  store_->del(key(model::kBgpPeers, "to-c1"));
+  ASSERT_TRUE(sessions(*rr, {{"c1", kUp}, {"c2", kUp}}));
+  EXPECT_EQ(rr->flaps().at("c2"), 0);
+}
+
+TEST_F(SpeakerTest, AMeshIsMadeWhenTheBgpConfigurationAsksForIt) {
+  auto a = host("a", 1, true, false);
+  auto b = host("b", 2, true, false);
+  a->ns.run("ip tuntap add tap0 mode tap && ip link set tap0 up && ip route add 10.65.0.7/32 dev tap0 proto 88");
+  a->start();
+  b->start();
+  ASSERT_TRUE(sessions(*a, {}));
+  store_->put(std::string(model::kBgpConfigurations) + "default", R"({"spec":{"nodeToNodeMeshEnabled":true}})");
+  ASSERT_TRUE(sessions(*a, {{"b", kUp}}));
+  ASSERT_TRUE(sessions(*b, {{"a", kUp}}));
+  ASSERT_TRUE(eventually("the route", [&] { return b->has_route("10.65.0.7/32", a->address()); }));
+  store_->put(std::string(model::kBgpConfigurations) + "default", R"({"spec":{"nodeToNodeMeshEnabled":false}})");
+  ASSERT_TRUE(sessions(*a, {}));
+  ASSERT_TRUE(sessions(*b, {}));
+}
+
+TEST_F(SpeakerTest, AReloadTouchesOnlyTheSessionsItMust) {
+  auto a = host("a", 1, false, true);
+  auto b = host("b", 2, true, false);
+  auto c = host("c", 3, true, false);
+  const std::vector<std::string> common = {
+      "bgp.peers_from_datastore=no",          "bgp.peer.b.address=192.0.2.2",
+      "bgp.peer.b.remote_as=64512",           "bgp.peer.c.address=192.0.2.3",
+      "bgp.peer.c.remote_as=64512",           "bgp.filter.f.rule.10=accept",
+      "bgp.filter.g.rule.10=reject",          "bgp.peer.c.route_reflector_client=yes",
+      "bgp.peer.b.route_reflector_client=yes"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), common.begin(), common.end());
+    return more;
+  };
+  a->start(with({"bgp.peer.b.import_filter=f"}));
+  for (auto* h : {b.get(), c.get()})
+    h->start({"bgp.peers_from_datastore=no", "bgp.peer.a.address=192.0.2.1", "bgp.peer.a.remote_as=64512"});
+  ASSERT_TRUE(sessions(*a, {{"b", kUp}, {"c", kUp}}));
+  const auto before = a->flaps();
+  const auto reload = [&](std::vector<std::string> sets) {
+    return a->ns.in([&] { return a->speaker->reconfigure(a->config(with(std::move(sets)))); });
+  };
+  // Filters: of one peer, of another; the sessions do not notice.
+  ASSERT_TRUE(reload({"bgp.peer.b.import_filter=f,g", "bgp.peer.c.export_filter=g"}));
+  EXPECT_EQ(a->rules("b", "import"), 2);
+  EXPECT_EQ(a->rules("c", "export"), 1);
+  EXPECT_EQ(a->flaps(), before);
+  EXPECT_EQ(a->sessions(), (Sessions{{"b", kUp}, {"c", kUp}}));
+  // What a session was made with needs a new one: that of c, not that of b.
+  ASSERT_TRUE(reload({"bgp.peer.b.import_filter=f,g", "bgp.peer.c.multihop=3"}));
+  ASSERT_TRUE(eventually("c's session to be replaced", [&] { return a->flaps().at("c") == before.at("c") + 1; }));
+  ASSERT_TRUE(sessions(*a, {{"b", kUp}, {"c", kUp}}));
+  EXPECT_EQ(a->flaps().at("b"), before.at("b"));
+  // A configuration with a fault is refused whole, and everything goes on.
+  const auto refused = reload({"bgp.peer.b.import_filter=nosuch"});
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().what.find("[bgp.filter.nosuch]"), std::string::npos) << refused.error().what;
+  EXPECT_EQ(a->rules("b", "import"), 2);
+  EXPECT_EQ(a->sessions(), (Sessions{{"b", kUp}, {"c", kUp}}));
 }
 
 TEST_F(SpeakerTest, WaitsForTheDatastoreAndSaysSo) {

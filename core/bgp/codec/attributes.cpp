@@ -217,12 +217,12 @@ std::uint32_t AsPath::length() const {
   return n;
 }
 
-bool AsPath::contains(Asn as) const {
-  bool found = false;
+std::uint32_t AsPath::count(Asn as) const {
+  std::uint32_t n = 0;
   each_segment(bytes_, [&](auto, Reader r, std::size_t) {
-    while (r.left() > 0) found |= r.be<std::uint32_t>() == as.value;
+    while (r.left() > 0) n += r.be<std::uint32_t>() == as.value ? 1 : 0;
   });
-  return found;
+  return n;
 }
 
 bool AsPath::has_set() const {

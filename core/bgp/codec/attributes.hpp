@@ -53,7 +53,8 @@ class AsPath {
   bool empty() const { return bytes_.empty(); }
   /// RFC 4271 9.1.2.2 a: a set counts one.
   std::uint32_t length() const;
-  bool contains(Asn as) const;
+  bool contains(Asn as) const { return count(as) > 0; }
+  std::uint32_t count(Asn as) const;
   bool has_set() const;
   bool has_wide() const;              ///< some AS needs more than 16 bits
   std::optional<Asn> first() const;   ///< the neighbour's, if the path begins with a sequence

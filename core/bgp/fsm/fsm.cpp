@@ -281,7 +281,7 @@ void Fsm::handle(const event::OpenReceived& e) {
   const auto hold = std::min(config_.hold_time_s, e.open.hold_time_s);
   actions_.push_back(action::Send{e.slot, encode_keepalive()});
   c.deadline = hold == 0 ? std::optional(now_ + kOpenTimeout) : std::optional(now_ + seconds(hold));
-  c.keepalive = hold == 0 ? std::nullopt : std::optional(jittered(std::max<std::uint16_t>(1, hold / 3)));
+  c.keepalive = hold == 0 ? std::nullopt : std::optional(jittered(keepalive_of(hold)));
 }
 
 void Fsm::handle(const event::KeepaliveReceived& e) {
@@ -355,7 +355,7 @@ void Fsm::handle(const event::Timer&) {
     if (c.keepalive && *c.keepalive <= now_) {
       actions_.push_back(action::Send{s, encode_keepalive()});
       const auto hold = std::min(config_.hold_time_s, c.remote->hold_time_s);
-      c.keepalive = jittered(std::max<std::uint16_t>(1, hold / 3));
+      c.keepalive = jittered(keepalive_of(hold));
     }
   }
   if (retry_ && *retry_ <= now_) start_connect();

@@ -10,6 +10,7 @@
 /// trap: t0 both sides connect; t1 A is Established on its connection and has the other side's OPEN unread on the
 /// second; t2 A reads it. Replacing the session now would close the connection that B has just chosen. So a session is
 /// replaced only by a connection accepted at least kReplaceGuard after it came up.
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -32,6 +33,7 @@ struct FsmConfig {
   Asn local_as, remote_as;
   std::uint32_t router_id = 0;
   std::uint16_t hold_time_s = 90;
+  std::uint16_t keepalive_s = 0;  ///< 0, and at most: a third of the hold time agreed on
   bool passive = false;
   bool operator==(const FsmConfig&) const = default;
 };
@@ -147,7 +149,7 @@ class Fsm {
   std::optional<Slot> established_slot() const;
   /// Of the established session.
   std::uint16_t hold_time_s() const { return hold_s_; }
-  std::uint16_t keepalive_s() const { return hold_s_ / 3; }
+  std::uint16_t keepalive_s() const { return keepalive_of(hold_s_); }
   std::optional<TimePoint> hold_deadline() const;
   std::optional<TimePoint> keepalive_deadline() const;
   void set_config(FsmConfig config) { config_ = config; }
@@ -164,6 +166,11 @@ class Fsm {
     std::optional<TimePoint> deadline;   // connect, open or hold
     std::optional<TimePoint> keepalive;  // next to send
   };
+  /// RFC 4271 4.4: a third of the hold time, not more than one a second, none when it is 0.
+  std::uint16_t keepalive_of(std::uint16_t hold_s) const {
+    const auto third = std::max<std::uint16_t>(1, hold_s / 3);
+    return hold_s == 0 ? 0 : config_.keepalive_s == 0 ? third : std::min(third, config_.keepalive_s);
+  }
   void handle(const event::Start&);
   void handle(const event::Stop&);
   void handle(const event::Restart&);

@@ -11,8 +11,9 @@ constexpr std::uint32_t kGracefulShutdown = 0xffff0000;  // 65535:0
 }  // namespace
 
 std::optional<std::string> import_route(Attrs& a, const LocalSpeaker& speaker, bool internal,
-                                        const std::optional<Ip>& own_address) {
-  if (a.as_path.contains(speaker.local_as)) return fmt::format("own AS {} in the path", speaker.local_as.value);
+                                        const std::optional<Ip>& own_address, std::uint8_t allow_own_as) {
+  if (a.as_path.count(speaker.local_as) > allow_own_as)
+    return fmt::format("own AS {} in the path", speaker.local_as.value);
   if (internal) {
     if (a.originator_id == speaker.router_id) return "originated here";
     if (std::find(a.cluster_list.begin(), a.cluster_list.end(), speaker.cluster_id) != a.cluster_list.end())
@@ -35,10 +36,11 @@ bool may_export(const Source& source, const Target& target, bool no_export, bool
 }
 
 std::optional<Attrs> export_route(Attrs a, Family family, const Source& source, const Target& target,
-                                  const LocalSpeaker& speaker) {
+                                  const LocalSpeaker& speaker, std::uint8_t variant) {
   const auto& self = target.self(family);
   // A local route without a next hop of its own has 0.0.0.0 here.
-  if (target.next_hop == NextHopMode::self || a.next_hop.is_unspecified()) {
+  const bool own = (target.next_hop == NextHopMode::self || (variant & kHopSelf) != 0) && (variant & kHopKeep) == 0;
+  if (own || a.next_hop.is_unspecified()) {
     if (!self) return std::nullopt;
     a.next_hop = *self;
   }
@@ -54,7 +56,7 @@ std::optional<Attrs> export_route(Attrs a, Family family, const Source& source, 
     a.local_pref.reset();
     a.originator_id.reset();
     a.cluster_list.clear();
-    if (source.kind != Source::Kind::local) a.med.reset();  // RFC 4271 5.1.4
+    if (source.kind != Source::Kind::local && (variant & kMedSet) == 0) a.med.reset();  // RFC 4271 5.1.4
   }
   if (speaker.draining) {
     if (target.internal) a.local_pref = 0;

@@ -19,6 +19,13 @@ struct LocalSpeaker {
   bool operator==(const LocalSpeaker&) const = default;
 };
 
+/// What an operator's export filter decided beside the attributes themselves.
+enum ExportVariant : std::uint8_t {
+  kHopSelf = 1,  ///< our address as next hop
+  kHopKeep = 2,  ///< the next hop as it is
+  kMedSet = 4,   ///< the MED is meant for the neighbour
+};
+
 /// Where a route came from.
 struct Source {
   enum class Kind : std::uint8_t { local, internal, external } kind = Kind::local;
@@ -38,6 +45,7 @@ struct Target {
   bool add_path[2] = {false, false};  ///< the peer takes several paths of a prefix (RFC 7911)
   bool extended_next_hop = false;     ///< IPv4 routes may have an IPv6 next hop (RFC 8950)
   std::uint32_t max_message = kMaxMessage;
+  PolicyRef filter;  ///< the operator's; empty: everything
   /// The address of ours that stands as next hop for routes of the family.
   const std::optional<Ip>& self(Family family) const {
     return family == Family::v4 && (self_v4 || !extended_next_hop) ? self_v4 : self_v6;
@@ -45,15 +53,17 @@ struct Target {
   bool operator==(const Target&) const = default;
 };
 
-/// Checks and completes a received route in place. Returns why it is not used.
+/// Checks and completes a received route in place. Returns why it is not used. `allow_own_as`: how often our AS may
+/// stand in the path (sites of one AS that reach each other through another).
 [[nodiscard]] std::optional<std::string> import_route(Attrs& attrs, const LocalSpeaker& speaker, bool internal,
-                                                      const std::optional<Ip>& own_address);
+                                                      const std::optional<Ip>& own_address,
+                                                      std::uint8_t allow_own_as = 0);
 
 /// False: not to this kind of peer (the cheap part, before any attribute is touched).
 [[nodiscard]] bool may_export(const Source& source, const Target& target, bool no_export, bool no_advertise);
 
 /// The attributes `target` is sent; nullopt: nothing (no own address of the family).
 [[nodiscard]] std::optional<Attrs> export_route(Attrs attrs, Family family, const Source& source, const Target& target,
-                                                const LocalSpeaker& speaker);
+                                                const LocalSpeaker& speaker, std::uint8_t variant = 0);
 
 }  // namespace calico::bgp

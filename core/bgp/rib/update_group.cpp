@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cassert>
-#include <tuple>
 
 #include "core/bgp/codec/update.hpp"
 
@@ -10,7 +9,6 @@ namespace calico::bgp {
 
 namespace {
 constexpr std::size_t kCatchUp = 4096;  // prefixes sent to a slow member at once
-constexpr std::uint32_t kDrainRoom = 8;  // bytes of a COMMUNITIES attribute with one value
 constexpr Family kFamilies[] = {Family::v4, Family::v6};
 }  // namespace
 
@@ -36,22 +34,9 @@ UpdateGroup::~UpdateGroup() {
     rib_.unpin(id);
   }
   for (auto& [id, list] : paths_) {
-    for (const auto& p : list) attrs_.unref(p.attr);
+    for (const auto& p : list) attrs_.unref(p.sent.attr);
     rib_.unpin(id);
   }
-}
-
-/// f(path id, set, source) for all that everybody but the excluded has been sent of a prefix.
-template <class F>
-void UpdateGroup::each_sent(PrefixId id, F&& f) const {
-  if (id < sent_.size() && sent_[id].attr != kNoAttr) f(0U, sent_[id].attr, RibPeerId{sent_[id].source});
-  if (paths_.empty()) return;
-  if (auto it = paths_.find(id); it != paths_.end())
-    for (const auto& p : it->second) f(p.path_id, p.attr, p.source);
-}
-
-EncodeContext UpdateGroup::encoding(std::size_t family) const {
-  return {kFamilies[family], target_.add_path[family], target_.extended_next_hop && family == 0, target_.max_message};
 }
 
 void UpdateGroup::begin() {
@@ -116,7 +101,7 @@ bool UpdateGroup::in_sync(const Member& m) const {
 
 bool UpdateGroup::sends(const Member& m, PrefixId id) const {
   bool any = false;
-  each_sent(id, [&](std::uint32_t, AttrId attr, RibPeerId source) { any |= !excludes(attr, source, m); });
+  each_sent(id, [&](std::uint32_t, const Sent& sent) { any |= !excludes(sent, m); });
   return any;
 }
 
@@ -124,8 +109,8 @@ void UpdateGroup::count_for(const Member& m, std::uint32_t out[2]) const {
   out[0] = counts_[0];
   out[1] = counts_[1];
   for (PrefixId id = 0; id < rib_.id_limit(); ++id)
-    each_sent(id, [&](std::uint32_t, AttrId attr, RibPeerId source) {
-      if (excludes(attr, source, m)) --out[fam(rib_.family(id))];
+    each_sent(id, [&](std::uint32_t, const Sent& sent) {
+      if (excludes(sent, m)) --out[fam(rib_.family(id))];
     });
 }
 
@@ -136,253 +121,7 @@ std::size_t UpdateGroup::journal_bytes() const {
   return tail_->end_offset - oldest;
 }
 
-// --- what is to be sent ---------------------------------------------------------------------------------------------
-
-void UpdateGroup::queue(PrefixId id) {
-  if (id >= queued_.size()) queued_.resize(std::max<std::size_t>(id + 1, rib_.id_limit()));
-  if (queued_[id]) return;
-  queued_[id] = true;
-  rib_.pin(id);
-  queue_.push_back(id);
-}
-
-void UpdateGroup::resend_all() {
-  for (PrefixId id = 0; id < sent_.size(); ++id) {
-    if (sent_[id].attr == kNoAttr) continue;
-    sent_[id].resend = 1;
-    queue(id);
-  }
-  for (auto& [id, list] : paths_) {
-    for (auto& p : list) p.resend = true;
-    queue(id);
-  }
-}
-
-std::uint32_t UpdateGroup::skip_router(AttrId attr) const {
-  const auto& set = attrs_.at(attr);
-  // The originator would drop it (RFC 4456 8).
-  return target_.internal && set.has_originator ? set.originator_id : 0;
-}
-
-bool UpdateGroup::excludes(AttrId attr, RibPeerId source, const Member& m) const {
-  if (source == m.peer) return true;
-  const auto router = skip_router(attr);
-  return router != 0 && router == m.router_id;
-}
-
-/// Would there be bytes for it? Only what depends on the set, so that nothing fails later.
-bool UpdateGroup::sendable(AttrId attr, RibPeerId source, Family family) {
-  const auto& set = attrs_.at(attr);
-  if (target_.next_hop == NextHopMode::self || set.next_hop.is_unspecified()) {
-    if (!target_.self(family)) return false;
-  } else if (set.next_hop.family() != family && !(target_.extended_next_hop && family == Family::v4)) {
-    return false;
-  }
-  // Far below a message's size nothing that is added can be too much.
-  if ((target_.as4 ? set.size : 2 * set.size) + 1024 < target_.max_message) return true;
-  Ip next_hop;
-  if (!encode_set(attr, source, family, set_, next_hop)) return false;
-  const Prefix longest = Prefix::host(family == Family::v4 ? Ip::v4(0) : next_hop);
-  Bytes out;
-  std::size_t n = 0;
-  // Draining adds a community to what is remembered as sendable: its room is kept free.
-  auto context = encoding(fam(family));
-  context.max_message -= kDrainRoom;
-  return encode_announce(out, n, context, set_, next_hop, std::span(&longest, 1));
-}
-
-/// Is this path for this group?
-bool UpdateGroup::wanted(PrefixId id, PathId path_id) {
-  if (path_id == kNone || !target_.exports) return false;
-  const auto family = rib_.family(id);
-  if (!target_.families[fam(family)]) return false;
-  const auto& path = rib_.path(path_id);
-  const auto& set = attrs_.at(path.attr);
-  const auto& rp = rib_.peer(path.peer);
-  return may_export({rp.kind, rp.client, rp.router_id}, target_, set.no_export, set.no_advertise) &&
-         sendable(path.attr, path.peer, family);
-}
-
-bool UpdateGroup::encode_set(AttrId attr, RibPeerId source, Family family, Bytes& out, Ip& next_hop) {
-  const auto& rp = rib_.peer(source);
-  const auto a = export_route(attrs_.decode(attr), family, {rp.kind, rp.client, rp.router_id}, target_, speaker_);
-  if (!a) return false;
-  wire::Writer w(2 * 65535);
-  encode_attributes(w, *a, target_.as4);
-  out = w.take();
-  next_hop = a->next_hop;
-  return true;
-}
-
-/// Two sets that differ may be the same to this group, where the next hop is ours or the set is stripped.
-bool UpdateGroup::same_bytes(PrefixId id, AttrId a, RibPeerId source_a, AttrId b, RibPeerId source_b) {
-  if (target_.internal && target_.next_hop == NextHopMode::keep) return false;
-  Ip hop_a, hop_b;
-  const auto family = rib_.family(id);
-  return encode_set(a, source_a, family, set_, hop_a) && encode_set(b, source_b, family, other_set_, hop_b) &&
-         hop_a == hop_b && set_ == other_set_;
-}
-
-/// A member that was sent the route and is now its source has to forget it.
-void UpdateGroup::forget_where_new(const Item& announced, AttrId old, RibPeerId old_source, std::vector<Item>& items) {
-  for (const auto& m : members_) {
-    if (m->lag || !m->at || !excludes(announced.attr, announced.source, *m) || excludes(old, old_source, *m)) continue;
-    Item gone;
-    gone.id = announced.id;
-    gone.path_id = announced.path_id;
-    gone.family = announced.family;
-    gone.only = m->peer;
-    items.push_back(gone);
-  }
-}
-
-/// Compares what was sent with what is wanted; adds what has to be said.
-void UpdateGroup::update(PrefixId id, std::vector<Item>& items) {
-  if (id >= sent_.size()) sent_.resize(std::max<std::size_t>(id + 1, rib_.id_limit()));
-  auto& sent = sent_[id];
-  RibPeerId source = kLocalPeer;
-  AttrId attr = kNoAttr;
-  if (const auto best = rib_.best(id); wanted(id, best)) {
-    source = rib_.path(best).peer;
-    attr = rib_.path(best).attr;
-  }
-  const bool again = sent.resend != 0;
-  sent.resend = 0;
-  if (attr == sent.attr && (attr == kNoAttr || source == sent.source) && !(again && attr != kNoAttr)) return;
-  const auto family = rib_.family(id);
-  Item item;
-  item.id = id;
-  item.family = static_cast<std::uint8_t>(fam(family));
-  for (auto* m : lagging_) mark(*m->lag, id);
-  // Joiners whose dump has not come to this prefix hear of it there; but a withdrawal may be the end of what they had.
-  const bool ahead = dump_active_ && id >= dump_at_;
-  if (attr == kNoAttr) {
-    item.skip = sent.source;
-    item.skip_router = skip_router(sent.attr);
-    items.push_back(item);
-    attrs_.unref(sent.attr);
-    sent = Sent{};
-    --counts_[item.family];
-    rib_.unpin(id);
-    return;
-  }
-  const bool had = sent.attr != kNoAttr;
-  const bool same_source = had && sent.source == source && skip_router(sent.attr) == skip_router(attr);
-  if (again || !same_source || !same_bytes(id, sent.attr, sent.source, attr, source)) {
-    item.attr = attr;
-    item.source = item.skip = source;
-    item.skip_router = skip_router(attr);
-    item.audience = ahead ? Run::For::members : Run::For::everyone;
-    items.push_back(item);
-    if (had && !same_source) forget_where_new(item, sent.attr, sent.source, items);
-  }
-  attrs_.ref(attr);
-  if (had) {
-    attrs_.unref(sent.attr);
-  } else {
-    rib_.pin(id);
-    ++counts_[item.family];
-  }
-  sent.attr = attr;
-  sent.source = source;
-}
-
-/// The same for a family with add-path: every usable path under its own id.
-void UpdateGroup::update_paths(PrefixId id, std::vector<Item>& items) {
-  const auto family = fam(rib_.family(id));
-  const auto it = paths_.find(id);
-  std::vector<SentPath> old;
-  if (it != paths_.end()) old.swap(it->second);
-  std::vector<SentPath> next;
-  for (auto p = rib_.first_path(id); p != kNone; p = rib_.path(p).next) {
-    if (!rib_.usable(rib_.path(p)) || !wanted(id, p)) continue;
-    const auto& path = rib_.path(p);
-    next.push_back({p + 1, path.attr, path.peer});
-    attrs_.ref(path.attr);
-  }
-  Item item;
-  item.id = id;
-  item.family = static_cast<std::uint8_t>(family);
-  const auto with_id = [](const std::vector<SentPath>& list, std::uint32_t path_id) {
-    const auto at = std::find_if(list.begin(), list.end(), [&](const auto& p) { return p.path_id == path_id; });
-    return at == list.end() ? nullptr : &*at;
-  };
-  for (const auto& o : old) {
-    if (with_id(next, o.path_id) != nullptr) continue;
-    item.path_id = o.path_id;
-    item.skip = o.source;
-    item.skip_router = skip_router(o.attr);
-    items.push_back(item);
-  }
-  item.audience = dump_active_ && id >= dump_at_ ? Run::For::members : Run::For::everyone;
-  for (const auto& n : next) {
-    const auto* was = with_id(old, n.path_id);
-    if (was != nullptr && was->attr == n.attr && was->source == n.source && !was->resend) continue;
-    item.path_id = n.path_id;
-    item.attr = n.attr;
-    item.source = item.skip = n.source;
-    item.skip_router = skip_router(n.attr);
-    items.push_back(item);
-    // The id may have been another peer's path before.
-    if (was != nullptr) forget_where_new(item, was->attr, was->source, items);
-  }
-  for (const auto& o : old) attrs_.unref(o.attr);
-  counts_[family] += static_cast<std::uint32_t>(next.size()) - static_cast<std::uint32_t>(old.size());
-  if (old.empty() && !next.empty()) rib_.pin(id);
-  if (next.empty()) {
-    if (it != paths_.end()) paths_.erase(it);
-    if (!old.empty()) rib_.unpin(id);
-  } else {
-    paths_[id] = std::move(next);
-  }
-}
-
-// --- encoding -------------------------------------------------------------------------------------------------------
-
-void UpdateGroup::emit(std::vector<Item>& items, Segment& segment) {
-  const auto key = [](const Item& i) {
-    return std::make_tuple(i.only, i.audience, i.family, i.skip, i.skip_router, ~i.attr, i.id, i.path_id);
-  };
-  const auto before = [&](const Item& a, const Item& b) { return key(a) < key(b); };
-  if (!std::is_sorted(items.begin(), items.end(), before)) std::sort(items.begin(), items.end(), before);
-  for (std::size_t i = 0; i < items.size();) {
-    const auto& first = items[i];
-    Run run;
-    run.begin = static_cast<std::uint32_t>(segment.data.size());
-    run.skip = first.skip;
-    run.only = first.only;
-    run.skip_router = first.skip_router;
-    run.family = first.family;
-    run.audience = first.audience;
-    const auto context = encoding(first.family);
-    std::size_t messages = 0;
-    while (i < items.size() && items[i].only == run.only && items[i].audience == run.audience &&
-           items[i].family == run.family && items[i].skip == run.skip && items[i].skip_router == run.skip_router) {
-      const auto attr = items[i].attr;
-      const auto source = items[i].source;
-      nlri_.clear();
-      for (; i < items.size() && items[i].attr == attr && items[i].source == source && items[i].only == run.only &&
-             items[i].audience == run.audience && items[i].family == run.family && items[i].skip == run.skip &&
-             items[i].skip_router == run.skip_router;
-           ++i)
-        nlri_.push_back({rib_.prefix(items[i].id), items[i].path_id});
-      if (attr == kNoAttr) {
-        encode_withdraw(segment.data, messages, context, nlri_);
-        run.withdrawn += static_cast<std::uint32_t>(nlri_.size());
-      } else {
-        Ip next_hop;
-        const bool fits = encode_set(attr, source, context.family, set_, next_hop) &&
-                          encode_announce(segment.data, messages, context, set_, next_hop, nlri_);
-        assert(fits);  // sendable() looked
-        (void)fits;
-        run.announced += static_cast<std::uint32_t>(nlri_.size());
-      }
-    }
-    run.messages = static_cast<std::uint32_t>(messages);
-    run.end = static_cast<std::uint32_t>(segment.data.size());
-    segment.runs.push_back(run);
-  }
-}
+// --- the journal -----------------------------------------------------------------------------------------------------
 
 void UpdateGroup::append(std::shared_ptr<Segment> segment) {
   if (segment->runs.empty()) return;
@@ -446,6 +185,7 @@ void UpdateGroup::produce(std::size_t budget) {
 /// One segment of the journal.
 void UpdateGroup::produce_some(std::size_t& budget) {
   items_.clear();
+  decoded_.first = kNoAttr;
   const auto from = queue_at_;
   std::size_t bytes = 0;
   auto last = kNoAttr;
@@ -488,16 +228,9 @@ void UpdateGroup::dump_window() {
   items_.clear();
   const auto end = std::min<std::size_t>(rib_.id_limit(), dump_at_ + limits_.dump_window);
   for (; dump_at_ < end; ++dump_at_)
-    each_sent(dump_at_, [&](std::uint32_t path_id, AttrId attr, RibPeerId source) {
-      Item i;
-      i.id = dump_at_;
-      i.path_id = path_id;
-      i.attr = attr;
-      i.source = i.skip = source;
-      i.skip_router = skip_router(attr);
-      i.family = static_cast<std::uint8_t>(fam(rib_.family(dump_at_)));
-      i.audience = Run::For::joiners;
-      items_.push_back(i);
+    each_sent(dump_at_, [&](std::uint32_t path_id, const Sent& sent) {
+      items_.push_back(announcement(dump_at_, path_id, sent));
+      items_.back().audience = Run::For::joiners;
     });
   auto segment = std::make_shared<Segment>();
   emit(items_, *segment);
@@ -670,9 +403,10 @@ void UpdateGroup::catch_up(Member& m, Outlet& outlet) {
       i.id = id;
       i.family = static_cast<std::uint8_t>(fam(rib_.family(id)));
       const auto sent = id < sent_.size() ? sent_[id] : Sent{};
-      if (sent.attr != kNoAttr && !excludes(sent.attr, sent.source, m)) {
+      if (sent.attr != kNoAttr && !excludes(sent, m)) {
         i.attr = sent.attr;
         i.source = sent.source;
+        i.variant = sent.variant;
         bytes += attrs_.at(sent.attr).size;
       }
       if (target_.families[i.family])

@@ -146,21 +146,22 @@ class UpdateGroup {
 
  private:
   struct Sent {
-    AttrId attr = kNoAttr;
-    std::uint32_t source : 31 = 0;
+    AttrId attr = kNoAttr;  // after the filter
+    std::uint32_t source : 28 = 0;
+    std::uint32_t variant : 3 = 0;  // ExportVariant
     std::uint32_t resend : 1 = 0;
+    bool same(const Sent& o) const { return attr == o.attr && source == o.source && variant == o.variant; }
   };
   struct SentPath {
     std::uint32_t path_id = 0;
-    AttrId attr = kNoAttr;
-    RibPeerId source = 0;
-    bool resend = false;
+    Sent sent;
   };
   struct Item {
     PrefixId id = kNone;
     std::uint32_t path_id = 0;
     AttrId attr = kNoAttr;  // kNoAttr: withdrawn
     RibPeerId source = kNone;
+    std::uint8_t variant = 0;
     RibPeerId skip = kNone, only = kNone;
     std::uint32_t skip_router = 0;
     std::uint8_t family = 0;
@@ -174,19 +175,27 @@ class UpdateGroup {
     bool settled = false;                           // what was sent is what is wanted
   };
   Pace pace() const;
-  bool wanted(PrefixId id, PathId path);
+  Sent wanted(PrefixId id, PathId path);
+  bool filter(PrefixId id, const Source& source, Sent& sent);
   bool multi(std::size_t family) const { return target_.add_path[family]; }
-  bool sendable(AttrId attr, RibPeerId source, Family family);
+  bool sendable(const Sent& sent, Family family);
   std::uint32_t skip_router(AttrId attr) const;
-  bool excludes(AttrId attr, RibPeerId source, const Member& m) const;
+  bool excludes(const Sent& sent, const Member& m) const;
   void update(PrefixId id, std::vector<Item>& items);
   void update_paths(PrefixId id, std::vector<Item>& items);
-  void forget_where_new(const Item& announced, AttrId old, RibPeerId old_source, std::vector<Item>& items);
+  Item announcement(PrefixId id, std::uint32_t path_id, const Sent& sent) const;
+  void forget_where_new(const Item& announced, const Sent& now, const Sent& old, std::vector<Item>& items);
+  /// f(path id, sent) for all that everybody but the excluded has been sent of a prefix.
   template <class F>
-  void each_sent(PrefixId id, F&& f) const;
+  void each_sent(PrefixId id, F&& f) const {
+    if (id < sent_.size() && sent_[id].attr != kNoAttr) f(0U, sent_[id]);
+    if (paths_.empty()) return;
+    if (auto it = paths_.find(id); it != paths_.end())
+      for (const auto& p : it->second) f(p.path_id, p.sent);
+  }
   EncodeContext encoding(std::size_t family) const;
-  bool same_bytes(PrefixId id, AttrId a, RibPeerId source_a, AttrId b, RibPeerId source_b);
-  bool encode_set(AttrId attr, RibPeerId source, Family family, Bytes& out, Ip& next_hop);
+  bool same_bytes(Family family, const Sent& a, const Sent& b);
+  bool encode_set(const Sent& sent, Family family, Bytes& out, Ip& next_hop);
   void emit(std::vector<Item>& items, Segment& segment);
   void produce_some(std::size_t& budget);
   void append(std::shared_ptr<Segment> segment);
@@ -218,6 +227,7 @@ class UpdateGroup {
   std::shared_ptr<Segment> tail_;
   bool dump_active_ = false;
   PrefixId dump_at_ = 0;
+  std::pair<AttrId, Attrs> decoded_{kNoAttr, {}};  // what the filter looked at last; its id is valid within one call
   // Work space.
   std::vector<Item> items_;
   std::vector<Nlri> nlri_;

@@ -6,6 +6,7 @@
 #include <boost/asio/post.hpp>
 
 #include "core/bgp/codec/negotiate.hpp"
+#include "core/bgp/policy/route_policy.hpp"
 #include "core/bgp/session/socket_options.hpp"
 
 namespace calico::bgp {
@@ -100,6 +101,8 @@ FsmConfig Peer::fsm_config() const {
   c.router_id = core_.speaker().router_id;
   c.hold_time_s = static_cast<std::uint16_t>(
       std::clamp<std::int64_t>(config_.hold_time.value_or(core_.options().hold_time).count(), 0, 65535));
+  c.keepalive_s = static_cast<std::uint16_t>(
+      config_.keepalive_time ? std::clamp<std::int64_t>(config_.keepalive_time->count(), 1, 65535) : 0);
   c.passive = config_.passive || dynamic_;
   return c;
 }
@@ -150,16 +153,22 @@ void Peer::close(const std::optional<Notification>& say) {
 void Peer::reconfigure(PeerConfig next) {
   if (next == config_) return;
   const bool same_routes = next.remote_as == config_.remote_as && next.import_policy == config_.import_policy &&
-                           next.ipv4 == config_.ipv4 && next.ipv6 == config_.ipv6;
+                           next.allow_own_as == config_.allow_own_as && next.ipv4 == config_.ipv4 &&
+                           next.ipv6 == config_.ipv6;
   // What can change under a living session.
   auto as_before = next;
   as_before.name = config_.name;
   as_before.export_policy = config_.export_policy;
+  as_before.import_filter = config_.import_filter;
+  as_before.export_filter = config_.export_filter;
+  as_before.keepalive_time = config_.keepalive_time;
+  as_before.restart_time = config_.restart_time;  // the next OPEN says it
   as_before.next_hop = config_.next_hop;
   as_before.route_reflector_client = config_.route_reflector_client;
   as_before.max_prefix = config_.max_prefix;
   as_before.from = config_.from;
   const bool soft = as_before == config_;
+  const bool filter_changed = !(next.import_filter == config_.import_filter);
   config_ = std::move(next);
   fsm_.set_config(fsm_config());
   auto& rp = core_.rib().peer(rib_id_);
@@ -177,20 +186,25 @@ void Peer::reconfigure(PeerConfig next) {
   if (session_) {
     auto& s = *session_;
     s.target.exports = exports();
+    s.target.filter = config_.export_filter;
     s.target.client = config_.route_reflector_client;
     s.target.next_hop = config_.next_hop;
-    if (s.target == s.group->target()) {
-    } else if (s.target.add_path[0] || s.target.add_path[1]) {
-      give_up();  // who holds several paths cannot change groups
-    } else {
-      auto& group = core_.group_for(s.target);
-      auto* const member = group.join_from(*s.group, *s.member);
-      leave_group();
-      s.group = &group;
-      s.member = member;
-    }
+    if (!(s.target == s.group->target())) change_group();
   }
+  // What the former filter refused was not kept: the peer is asked for it.
+  if (session_ && filter_changed && soft && !refresh(true, false))
+    feed(event::Restart{cease(notify::kConfigChange, false), milliseconds(200)});
   core_.schedule_flush();
+}
+
+void Peer::change_group() {
+  auto& s = *session_;
+  if (s.target.add_path[0] || s.target.add_path[1]) return give_up();  // what it holds only the journal knows
+  auto& group = core_.group_for(s.target);
+  auto* const member = group.join_from(*s.group, *s.member);
+  leave_group();
+  s.group = &group;
+  s.member = member;
 }
 
 void Peer::disable(const Notification& say) {
@@ -422,6 +436,7 @@ void Peer::session_up(Slot slot, const Open& remote) {
     (ip.is_v4() ? s.target.self_v4 : s.target.self_v6) = ip;
   }
   s.target.exports = exports();
+  s.target.filter = config_.export_filter;
   s.target.as4 = both.as4_out;
   s.target.max_message = both.out[0].max_message;
   s.target.extended_next_hop = both.out[0].extended_next_hop;
@@ -659,22 +674,39 @@ void Peer::announce(const std::vector<Nlri>& routes, Attrs attrs) {
     counters_.v6.import_rejected += route.prefix.family() == Family::v6;
     rib.withdraw(rib_id_, route.prefix, route.path_id);
   };
-  if (!imports() ||
-      import_route(attrs, core_.speaker(), internal(), family == Family::v4 ? s.target.self_v4 : s.target.self_v6)) {
+  if (!imports() || import_route(attrs, core_.speaker(), internal(),
+                                 family == Family::v4 ? s.target.self_v4 : s.target.self_v6, config_.allow_own_as)) {
     for (const auto& route : routes) refuse(route);
     return;
   }
-  const auto id = core_.attrs().intern(attrs);
+  auto& store = core_.attrs();
   const auto now = core_.now_ms();
+  const auto& filter = config_.import_filter;
+  auto id = kNoAttr;  // the set as it came, made when a route needs it
   for (const auto& route : routes) {
     if (!acceptable(route.prefix)) {
       refuse(route);
       continue;
     }
-    core_.attrs().ref(id);
+    std::optional<Attrs> changed;
+    if (filter && !filter
+                       ->evaluate({.prefix = route.prefix,
+                                   .source = internal() ? RouteSource::internal : RouteSource::external,
+                                   .peer = internal() ? PeerKind::internal : PeerKind::external},
+                                  attrs, changed)
+                       .accept) {
+      refuse(route);
+      continue;
+    }
+    if (changed) {
+      rib.announce(rib_id_, route.prefix, store.intern(*changed), now, route.path_id);
+      continue;
+    }
+    if (id == kNoAttr) id = store.intern(attrs);
+    store.ref(id);
     rib.announce(rib_id_, route.prefix, id, now, route.path_id);
   }
-  core_.attrs().unref(id);
+  store.unref(id);
 }
 
 // --- routes out -----------------------------------------------------------------------------------------------------

@@ -105,6 +105,7 @@ class Peer final : public Connection::Handler, public UpdateGroup::Outlet, publi
   void expire_stale();
   void drop_all_routes();
   void leave_group();
+  void change_group();
   void arm_timer();
   void on_timer();
   FsmConfig fsm_config() const;

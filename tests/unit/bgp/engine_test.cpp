@@ -1,4 +1,5 @@
 /// Whole speakers in one process, over real TCP on loopback: sessions, reflection, policy, configuration changes.
+#include "core/bgp/policy/route_policy.hpp"
 #include "speakers.hpp"
 
 namespace calico::bgp::test {
@@ -275,6 +276,18 @@ TEST_F(SpeakersTest, DynamicNeighboursComeAndGo) {
   // A client that says good-bye is forgotten; its place is free again.
   speakers_[2]->stop(false);
   ASSERT_TRUE(wait_for("3 is gone", [&] { return !rr.status(3) && speakers_[1]->route_count() == 0; }));
+  // What changes in the range changes for who is there: a limit or a filter under the living session.
+  range.max_prefix = 7;
+  range.export_filter = PolicyRef(*RoutePolicy::compile({}, Default::accept));
+  ASSERT_TRUE(rr.peers({}, {range}));
+  EXPECT_EQ(rr.status(2)->config.max_prefix, 7U);
+  EXPECT_EQ(rr.status(2)->config.export_filter, range.export_filter);
+  EXPECT_TRUE(rr.established(2));
+  EXPECT_EQ(rr.status(2)->counters.flaps, 0U);
+  // What the session was made with needs a new one, for which the client comes back.
+  range.hold_time = std::chrono::seconds(30);
+  ASSERT_TRUE(rr.peers({}, {range}));
+  ASSERT_TRUE(wait_for("2 is back", [&] { return rr.established(2) && rr.status(2)->hold_time.count() == 30; }));
   // Without the range, so are the others.
   ASSERT_TRUE(rr.peers({}, {}));
   ASSERT_TRUE(wait_for("2 is gone", [&] { return !rr.status(2); }));

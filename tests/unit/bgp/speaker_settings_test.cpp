@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "core/bgp/policy/route_policy.hpp"
 #include "core/config/load.hpp"
 
 namespace calico::bgp {
@@ -131,6 +132,62 @@ TEST_F(SpeakerSettingsTest, APasswordFileThatIsMissingIsNamedNotItsContent) {
                  "bgp.peer.b.password_file=/nonexistent/key"});
   ASSERT_FALSE(s);
   EXPECT_NE(s.error().what.find("/nonexistent/key"), std::string::npos) << s.error().what;
+}
+
+TEST_F(SpeakerSettingsTest, FiltersAreOnePolicyInOrderAndStandForAll) {
+  auto s = make({"bgp.source_address=192.0.2.11", "bgp.peer.b.address=203.0.113.1", "bgp.peer.b.remote_as=65000",
+                 "bgp.peer.b.import_filter=one, two", "bgp.peer.c.address=203.0.113.2", "bgp.peer.c.remote_as=65000",
+                 "bgp.peer.c.export_filter=two", "bgp.peer.c.keepalive_time=5s", "bgp.peer.c.restart_time=60s",
+                 "bgp.peer.c.allow_own_as=2", "bgp.filter.one.rule.9=reject prefix 10.66.0.0/16+",
+                 "bgp.filter.one.rule.10=accept prefix 10.0.0.0/8 ge 24 community 65000:1 set local_pref 200",
+                 "bgp.filter.two.rule.1=reject prefix ::/0+", "bgp.filter.two.default=accept"});
+  ASSERT_TRUE(s) << s.error().what;
+  const auto& b = s->peers[0];
+  ASSERT_TRUE(b.import_filter);
+  EXPECT_EQ(b.import_policy, Policy::all);
+  EXPECT_FALSE(b.export_policy) << "no filter, no policy: RFC 8212";
+  ASSERT_EQ(b.import_filter->rules().size(), 3U);
+  EXPECT_EQ(b.import_filter->rules()[0].then, PolicyRule::Then::reject) << "9 is before 10";
+  EXPECT_EQ(b.import_filter->otherwise(), Default::accept);
+  const auto& c = s->peers[1];
+  ASSERT_TRUE(c.export_filter);
+  EXPECT_EQ(c.export_policy, Policy::all);
+  EXPECT_EQ(c.keepalive_time, std::chrono::seconds(5));
+  EXPECT_EQ(c.restart_time, std::chrono::seconds(60));
+  EXPECT_EQ(c.allow_own_as, 2);
+  EXPECT_FALSE(b.keepalive_time);
+}
+
+TEST_F(SpeakerSettingsTest, EveryFaultOfAFilterIsNamedWithItsLine) {
+  const auto file = (std::filesystem::temp_directory_path() / fmt::format("calico-filter-{}", getpid())).string();
+  std::ofstream(file) << "[bgp.filter.f]\nrule.10 = accept prefix 10.0.0.0/33\nrule.20 = accept\nrule.30 = drop\n"
+                         "[bgp.filter.self]\nrule.1 = accept set next_hop self\ndefault = accept\n"
+                         "[bgp.peer.b]\naddress = 203.0.113.1\nremote_as = 65000\nimport_filter = f,nosuch\n"
+                         "[bgp.peer.c]\naddress = 203.0.113.2\nremote_as = 65000\nimport_filter = self\n"
+                         "import = none\nexport_filter = self,f\n";
+  auto schema = std::make_shared<config::Schema>();
+  ASSERT_TRUE(schema->add(config::core_params()));
+  config::Sources sources;
+  sources.files = {file};
+  sources.host_name = "host-a";
+  auto loaded = config::load(schema, sources);
+  std::filesystem::remove(file);
+  for (const auto& f : loaded.faults) ADD_FAILURE() << f.to_string();
+  config::Faults faults;
+  check_bgp(loaded.config, faults);
+  std::string all;
+  for (const auto& f : faults) all += f.to_string().substr(file.size()) + "\n";
+  const auto has = [&](const char* text) { EXPECT_NE(all.find(text), std::string::npos) << text << "\n" << all; };
+  has(":2: [bgp.filter.f] rule.10: '10.0.0.0/33' is no prefix match");
+  has(":4: [bgp.filter.f] rule.30: a rule begins with accept, reject or next, not 'drop'");
+  has(":11: [bgp.peer.b] import_filter: there is no section [bgp.filter.nosuch]");
+  has(":15: [bgp.peer.c] import_filter: filter self sets next_hop self or keep, which is for export only");
+  has(":16: [bgp.peer.c] import: none contradicts the filter");
+  has(":17: [bgp.peer.c] export_filter: filter self has a default, so f is never asked");
+  EXPECT_EQ(faults.size(), 6U) << all;
+  auto s = speaker_settings(loaded.config, {}, HostLook{[](const Ip&) -> Result<Ip> { return ip("192.0.2.1"); }, {}});
+  ASSERT_FALSE(s);
+  EXPECT_NE(s.error().what.find("(and 5 more)"), std::string::npos) << s.error().what;
 }
 
 TEST_F(SpeakerSettingsTest, ImportProtocolsAreChecked) {

@@ -138,6 +138,28 @@ TEST_F(ConfigTest, PrintReadBackIsTheSame) {
   for (const auto& [name, value] : l.config.values()) EXPECT_EQ(again.config.text(name), value.text) << name;
 }
 
+TEST_F(ConfigTest, NumberedKeys) {
+  const auto l = load_text(
+      "[bgp.filter.out]\nrule.20 = reject\nrule.3 = accept path \"65000 *\"\n[bgp.filter.a.b]\ndefault = accept\n",
+      {"bgp.filter.out.rule.100=accept"});
+  ASSERT_EQ(all(l.faults), "");
+  EXPECT_EQ(l.config.sections("bgp.filter"), (std::vector<std::string>{"a.b", "out"}));
+  EXPECT_EQ(l.config.numbers("bgp.filter.out.rule"), (std::vector<std::uint32_t>{3, 20, 100}));
+  EXPECT_EQ(l.config.text("bgp.filter.out.rule.20"), "reject");
+  EXPECT_EQ(l.config.text("bgp.filter.out.default"), "");
+  Sources s;
+  s.files = {file("printed.conf", l.config.print())};
+  const auto again = load(schema_, s);
+  ASSERT_EQ(all(again.faults), "") << l.config.print();
+  EXPECT_EQ(again.config.text("bgp.filter.out.rule.3"), "accept path \"65000 *\"");
+  EXPECT_EQ(again.config.numbers("bgp.filter.out.rule"), l.config.numbers("bgp.filter.out.rule"));
+  for (const char* bad : {"rule.x = accept", "rule.0 = accept", "rule.007 = accept", "rule.1234567 = accept",
+                          "rule. = accept", "rule = accept", "rule.1.2 = accept", "rules.1 = accept"}) {
+    const auto faults = load_text(std::string("[bgp.filter.f]\n") + bad + "\n").faults;
+    EXPECT_EQ(faults.size(), 1U) << bad << "\n" << all(faults);
+  }
+}
+
 TEST_F(ConfigTest, CrossChecks) {
   const auto faults_of = [&](const std::string& text) {
     auto l = load_text(text);
@@ -173,7 +195,8 @@ TEST_F(ConfigTest, TheShippedSampleIsAcceptedAndNamesEveryKey) {
   check_core(l.config, l.faults);
   EXPECT_EQ(all(l.faults), "");
   for (const auto* row : schema_->rows()) {
-    const auto key = std::string(row->name).substr(std::string(row->name).rfind('.') + 1);
+    auto key = std::string(row->name).substr(section_of(*row, row->name).size() + 1);
+    if (key.ends_with(".*")) key.replace(key.size() - 1, 1, "10");  // a numbered key
     EXPECT_TRUE(everything.find("\n" + key + " =") != std::string::npos ||
                 everything.find("\n;" + key + " =") != std::string::npos)
         << row->name << " is not in etc/calico-node.conf";
