@@ -52,9 +52,9 @@ EngineCore::EngineCore(Loop& loop, Options options)
       options_(std::move(options)),
       speaker_(speaker_of(options_)),
       rib_(attrs_,
-           [this](const Ip& ip) -> Result<ResolvedHop> {
+           [this](const Ip& ip) -> Result<Resolution> {
              if (resolver_ != nullptr) return resolver_->resolve(ip);
-             return ResolvedHop{ip, {}, 0};
+             return Resolution(ResolvedHop{ip, {}, 0});
            }),
       random_(std::random_device{}()),
       marker_(options_.state_dir),
@@ -561,7 +561,7 @@ void EngineCore::tell_fib(PrefixId id, PathId best) {
     const auto& p = rib_.path(best);
     const auto& set = attrs_.at(p.attr);
     BestRoute r;
-    r.next_hops.push_back(rib_.hop(p)->resolved);
+    r.next_hops = rib_.hop(p)->resolved.hops;
     r.bgp_next_hop = set.next_hop;
     if (const auto* peer = peer_of(p.peer)) r.from = peer->config().name;
     r.internal = rib_.peer(p.peer).kind == Source::Kind::internal;
@@ -625,7 +625,7 @@ RouteInfo EngineCore::route_info(PrefixId id, PathId path_id, bool with_attribut
   r.next_hop = set.next_hop;
   if (const auto* hop = rib_.hop(path)) {
     if (hop->reachable)
-      r.resolved = hop->resolved;
+      r.resolved = hop->resolved.hops.front();
     else
       r.unusable = fmt::format("next hop {} is unreachable: {}", hop->ip, hop->why_not);
   }

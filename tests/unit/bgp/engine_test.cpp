@@ -395,7 +395,7 @@ TEST_F(SpeakersTest, TtlSecurityOnBothSides) {
 /// Next hops the test decides about.
 class FakeResolver : public NextHopResolver {
  public:
-  Result<ResolvedHop> resolve(const Ip& ip) override {
+  Result<Resolution> resolve(const Ip& ip) override {
     auto it = hops.find(ip);
     if (it == hops.end()) return fail(Errc::not_found, "no route");
     return it->second;

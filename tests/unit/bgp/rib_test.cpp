@@ -49,10 +49,10 @@ TEST(BgpAttrStore, EqualSetsShareAnIdWhichIsReusedOnlyWhenFree) {
 class RibTest : public testing::Test {
  protected:
   RibTest()
-      : rib_(attrs_, [this](const Ip& nh) -> Result<ResolvedHop> {
+      : rib_(attrs_, [this](const Ip& nh) -> Result<Resolution> {
           auto it = metric_.find(nh);
           if (it != metric_.end() && it->second < 0) return fail(Errc::not_found, "no route");
-          return ResolvedHop{nh, {}, it == metric_.end() ? 0U : static_cast<std::uint32_t>(it->second)};
+          return Resolution(ResolvedHop{nh, {}, it == metric_.end() ? 0U : static_cast<std::uint32_t>(it->second)});
         }) {}
   RibPeerId peer(std::uint32_t id, Source::Kind kind = Source::Kind::internal) {
     RibPeer p;
