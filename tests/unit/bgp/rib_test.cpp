@@ -220,6 +220,28 @@ TEST_F(RibTest, LocalRoutesWin) {
   EXPECT_EQ(winner(), kLocalPeer);
 }
 
+TEST_F(RibTest, AVmThatMovedInElsewhereBeatsTheLocalRoute) {
+  const auto a = peer(100);
+  Attrs own;
+  own.local_pref = 2147482623;  // kernel metric 1024
+  announce(kLocalPeer, own);
+  auto moved = plain();
+  moved.local_pref = 2147482623;
+  announce(a, moved);
+  EXPECT_EQ(winner(), kLocalPeer) << "no better than normal";
+  moved.local_pref = 2147483135;  // 512
+  announce(a, moved);
+  EXPECT_EQ(winner(), a);
+  own.local_pref = 2147483135;  // it moved back
+  announce(kLocalPeer, own);
+  EXPECT_EQ(winner(), kLocalPeer);
+  own.local_pref = 100;
+  announce(kLocalPeer, own);
+  moved.local_pref = 4294967295;  // somebody's maximum is not Calico's rule
+  announce(a, moved);
+  EXPECT_EQ(winner(), kLocalPeer);
+}
+
 TEST_F(RibTest, LongestMatch) {
   const auto a = peer(100);
   for (auto p : {"0.0.0.0/0", "10.0.0.0/8", "10.65.0.0/16", "10.65.0.1/32"}) announce(a, plain(), p);
