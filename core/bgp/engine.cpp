@@ -52,9 +52,9 @@ EngineCore::EngineCore(Loop& loop, Options options)
       options_(std::move(options)),
       speaker_(speaker_of(options_)),
       rib_(attrs_,
-           [this](const Ip& ip) -> Result<ResolvedHop> {
+           [this](const Ip& ip) -> Result<Resolution> {
              if (resolver_ != nullptr) return resolver_->resolve(ip);
-             return ResolvedHop{ip, {}, 0};
+             return Resolution(ResolvedHop{ip, {}, 0});
            }),
       random_(std::random_device{}()),
       marker_(options_.state_dir),
@@ -572,7 +572,13 @@ void EngineCore::tell_fib(PrefixId id, PathId best) {
   Told next;
   if (best != kNone && rib_.path(best).peer != kLocalPeer) {
     const auto& p = rib_.path(best);
-    next = {p.attr, p.peer, rib_.hop(p)->version, p.stale != 0};
+    next = {p.attr, p.peer, rib_.hop(p)->version, 0, p.stale != 0};
+    equal_.clear();
+    if (options_.max_paths > 1) rib_.select_equal(id, options_.max_paths, equal_);
+    for (std::size_t i = 1; i < equal_.size(); ++i) {
+      const auto* hop = rib_.hop(rib_.path(equal_[i]));
+      next.others = (next.others ^ static_cast<std::uint32_t>(std::hash<Ip>{}(hop->ip)) ^ hop->version) * 0x9e3779b1U + 1;
+    }
   }
   auto& old = told_[id];
   if (next == old) return;
@@ -586,8 +592,14 @@ void EngineCore::tell_fib(PrefixId id, PathId best) {
     const auto& p = rib_.path(best);
     const auto& set = attrs_.at(p.attr);
     BestRoute r;
-    r.next_hops.push_back(rib_.hop(p)->resolved);
+    r.next_hops = rib_.hop(p)->resolved.hops;
     r.bgp_next_hop = set.next_hop;
+    for (std::size_t i = 1; i < equal_.size(); ++i) {
+      const auto* hop = rib_.hop(rib_.path(equal_[i]));
+      r.more_next_hops.push_back(hop->ip);
+      for (const auto& way : hop->resolved.hops)
+        if (std::find(r.next_hops.begin(), r.next_hops.end(), way) == r.next_hops.end()) r.next_hops.push_back(way);
+    }
     if (const auto* peer = peer_of(p.peer)) r.from = peer->config().name;
     r.internal = rib_.peer(p.peer).kind == Source::Kind::internal;
     r.stale = p.stale != 0;
@@ -650,7 +662,7 @@ RouteInfo EngineCore::route_info(PrefixId id, PathId path_id, bool with_attribut
   r.next_hop = set.next_hop;
   if (const auto* hop = rib_.hop(path)) {
     if (hop->reachable)
-      r.resolved = hop->resolved;
+      r.resolved = hop->resolved.hops.front();
     else
       r.unusable = fmt::format("next hop {} is unreachable: {}", hop->ip, hop->why_not);
   }

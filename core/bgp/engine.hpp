@@ -110,6 +110,7 @@ struct Options {
   std::chrono::seconds deferral{30};       ///< longest wait for End-of-RIB after a restart; cut to below restart_time
   std::chrono::seconds keep_when_isolated{
       0};                 ///< how long stale routes live on when no session is left; 0 = restart time only
+  std::uint32_t max_paths = 16;  ///< next hops of equal cost a route has in the kernel (ECMP); 1 = only the best
   bool forwards = true;   ///< traffic for what we announce passes this host: its forwarding state is lost with a reboot
   std::string state_dir;  ///< where `bgp.running` marks a running speaker; empty: every start is a first start
   std::chrono::seconds drain_time{10};  ///< how long after drain(true) neighbours need to have moved their traffic
@@ -131,10 +132,29 @@ struct ResolvedHop {
   bool operator==(const ResolvedHop&) const = default;
 };
 
+/// All ways to a BGP next hop: several when the kernel's route to it is multipath. Equal weights.
+struct Resolution {
+  std::vector<ResolvedHop> hops;  ///< at least one when it resolves
+  std::uint32_t metric = 0;       ///< cost for the decision process
+  Resolution() = default;
+  Resolution(ResolvedHop one) : hops{one}, metric(one.metric) {}
+  bool operator==(const Resolution&) const = default;
+};
+
+/// Calico's rule for live migration: a kernel route of metric m travels with LOCAL_PREF kMetricPreference - m, so that
+/// the host a VM moves to (metric 512) is preferred over the one it leaves (1024). A received route that is better than
+/// a normal one beats even a local route.
+inline constexpr std::uint32_t kMetricPreference = 2147483647;
+inline constexpr std::uint32_t kNormalPreference = kMetricPreference - 1024;
+constexpr bool elevated(std::uint32_t local_pref) {
+  return local_pref > kNormalPreference && local_pref < kMetricPreference;
+}
+
 /// The winner for a prefix, as the forwarding plane needs it.
 struct BestRoute {
-  std::vector<ResolvedHop> next_hops;  ///< at least one; more than one once multipath exists
+  std::vector<ResolvedHop> next_hops;  ///< all ways of all BGP next hops below; at least one
   Ip bgp_next_hop;                     ///< as received
+  std::vector<Ip> more_next_hops{};    ///< those of further paths of equal cost (ECMP)
   std::string from;                    ///< the peer's name
   bool internal = true;                ///< learned by iBGP
   bool stale = false;                  ///< kept after a lost session
@@ -161,7 +181,7 @@ class NextHopResolver {
  public:
   virtual ~NextHopResolver() = default;
   /// Errors: not_found, or any: the next hop does not resolve, its routes cannot win; `what` is shown as the reason.
-  [[nodiscard]] virtual Result<ResolvedHop> resolve(const Ip& next_hop) = 0;
+  [[nodiscard]] virtual Result<Resolution> resolve(const Ip& next_hop) = 0;
 };
 
 enum class PeerState : std::uint8_t { idle, connect, active, open_sent, open_confirm, established };

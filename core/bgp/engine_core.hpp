@@ -132,10 +132,12 @@ class EngineCore {
     AttrId attr = kNoAttr;
     RibPeerId peer = kNone;
     std::uint32_t hop_version = 0;
+    std::uint32_t others = 0;  // hash of the further next hops and their versions
     bool stale = false;
     bool operator==(const Told&) const = default;
   };
-  std::vector<Told> told_;
+  Blocks<Told> told_;
+  std::vector<PathId> equal_;  // work space
 
   std::vector<std::unique_ptr<UpdateGroup>> groups_;
   std::vector<Peer*> by_rib_id_;

@@ -38,6 +38,14 @@ struct KernelOptions {
   std::uint8_t protocol = netlink::kProtoBgp;
   /// Behind the agent's own routes (metric 0 to 1024): a VM on this host is never routed away.
   std::uint32_t metric = 2048;
+  /// Nexthop objects, where the kernel has them; false: next hops in each route.
+  bool nexthop_objects = true;
+  /// Replacing the object of this many routes is done with net.ipv4.nexthop_compat_mode off for that moment, or the
+  /// kernel would tell every route to every listener first: 7 ms for 10,000. 0 = never.
+  std::size_t quiet_from = 1000;
+  /// Calico's rule for live migration: a kernel route of metric 1 to 65535 is announced with LOCAL_PREF 2147483647 -
+  /// metric, a received route better than a normal one (1024) gets the metric its LOCAL_PREF says.
+  bool preference_from_metric = true;
   std::chrono::seconds resync{300};  ///< full read without cause; 0 = never
   bool operator==(const KernelOptions&) const = default;
 };
@@ -63,11 +71,17 @@ struct KernelStatus {
   std::size_t kernel_routes = 0;    ///< in our copy of the table
   std::uint64_t resyncs = 0;
   bool swept = false;
+  bool nexthop_objects = false;  ///< in use
+  std::size_t objects = 0;       ///< wanted, members of groups included
 };
+
+struct KernelState;
 
 class KernelBgp final : public FibSink, public NextHopResolver {
  public:
-  static constexpr std::size_t kSlice = 256;
+  static constexpr std::size_t kSlice = 256;        // routes written a turn
+  static constexpr std::size_t kPrefixes = 512;     // changed destinations looked at a turn
+  static constexpr std::size_t kMergeSlice = 4096;  // routes of a full read compared a turn
   static constexpr std::chrono::seconds kRetry{5};
 
   [[nodiscard]] static Result<std::unique_ptr<KernelBgp>> open(Loop& loop, KernelOptions options);
@@ -87,15 +101,15 @@ class KernelBgp final : public FibSink, public NextHopResolver {
   void flush() override;
   void sweep() override;
   // NextHopResolver
-  [[nodiscard]] Result<ResolvedHop> resolve(const Ip& next_hop) override;
+  [[nodiscard]] Result<Resolution> resolve(const Ip& next_hop) override;
 
  private:
-  struct State;
-  explicit KernelBgp(std::shared_ptr<State> s);
-  std::shared_ptr<State> state_;
+  explicit KernelBgp(std::shared_ptr<KernelState> s);
+  std::shared_ptr<KernelState> state_;
 };
 
-/// Removes every route of this protocol from the kernel (for `cleanup`; no speaker may run). How many.
+/// Removes every route of this protocol and our nexthop objects from the kernel (for `cleanup`; no speaker may run).
+/// How many routes.
 [[nodiscard]] Result<std::size_t> remove_kernel_routes(std::uint8_t protocol = netlink::kProtoBgp);
 
 }  // namespace calico::bgp

@@ -197,6 +197,7 @@ Result<SpeakerSettings> speaker_settings(const config::Config& c, const SpeakerR
   if (role.compute) e.keep_when_isolated = seconds_of(c, "bgp.keep_when_isolated");
   e.forwards = role.compute;
   e.state_dir = role.state_dir;
+  e.max_paths = static_cast<std::uint32_t>(c.integer("bgp.max_paths"));
   e.drain_time = seconds_of(c, "bgp.drain_time");
   // One source for peers of either family: the engine takes the default only for its own.
   for (auto* list : {&s.peers})

@@ -3,6 +3,7 @@
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
 #include <linux/neighbour.h>
+#include <linux/nexthop.h>
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
 #include <sys/socket.h>
@@ -138,6 +139,39 @@ std::size_t Batch::replace(const Address& a) {
 
 std::size_t Batch::remove(const Address& a) {
   address(a, RTM_DELADDR, 0);
+  return finish();
+}
+
+std::size_t Batch::put(const NexthopObject& o, Put how) {
+  b_.begin(RTM_NEWNEXTHOP,
+           static_cast<std::uint16_t>(kRequest | NLM_F_CREATE | (how == Put::replace ? NLM_F_REPLACE : NLM_F_EXCL)), 0);
+  nhmsg h{};
+  h.nh_family = !o.group.empty() ? std::uint8_t{AF_UNSPEC} : af(o.hop.via ? o.hop.via->family() : Family::v4);
+  h.nh_protocol = o.protocol;
+  if (o.group.empty() && o.hop.onlink) h.nh_flags = RTNH_F_ONLINK;
+  b_.body(h);
+  b_.u32(NHA_ID, o.id);
+  if (!o.group.empty()) {
+    std::vector<nexthop_grp> members;
+    members.reserve(o.group.size());
+    for (const auto& m : o.group) {
+      nexthop_grp g{};
+      g.id = m.id;
+      g.weight = static_cast<std::uint8_t>(std::clamp<unsigned>(m.weight, 1, 256) - 1);
+      members.push_back(g);
+    }
+    b_.attr(NHA_GROUP, members.data(), members.size() * sizeof(nexthop_grp));
+  } else {
+    b_.u32(NHA_OIF, o.hop.dev.value);
+    if (o.hop.via) b_.attr(NHA_GATEWAY, o.hop.via->bytes());
+  }
+  return finish();
+}
+
+std::size_t Batch::remove_nexthop(std::uint32_t id) {
+  b_.begin(RTM_DELNEXTHOP, kRequest, 0);
+  b_.body(nhmsg{});
+  b_.u32(NHA_ID, id);
   return finish();
 }
 

@@ -4,6 +4,7 @@
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
 #include <linux/neighbour.h>
+#include <linux/nexthop.h>
 #include <linux/rtnetlink.h>
 #include <sys/socket.h>
 
@@ -257,6 +258,45 @@ std::optional<Rule> decode_rule(const Message& m) {
         break;
     }
   return r;
+}
+
+std::optional<NexthopObject> decode_nexthop(const Message& m) {
+  if ((m.type != RTM_NEWNEXTHOP && m.type != RTM_DELNEXTHOP) || !m.fits<nhmsg>()) return std::nullopt;
+  const auto i = m.body<nhmsg>();
+  NexthopObject o;
+  o.protocol = i.nh_protocol;
+  o.hop.onlink = (i.nh_flags & RTNH_F_ONLINK) != 0;
+  o.hop.flags = static_cast<std::uint8_t>(i.nh_flags & 0xffU);
+  for (const Attr& a : m.attrs(sizeof i)) switch (a.type) {
+      case NHA_ID:
+        o.id = a.u32();
+        break;
+      case NHA_OIF:
+        o.hop.dev = IfIndex{a.u32()};
+        break;
+      case NHA_GATEWAY:
+        o.hop.via = ip_of(a);
+        break;
+      case NHA_GROUP:
+        for (std::size_t at = 0; at + sizeof(nexthop_grp) <= a.data.size(); at += sizeof(nexthop_grp)) {
+          nexthop_grp g{};
+          std::memcpy(&g, a.data.data() + at, sizeof g);
+          o.group.push_back({g.id, static_cast<std::uint16_t>(g.weight + 1)});
+        }
+        break;
+      case NHA_GROUP_TYPE:
+        if (a.u16() != NEXTHOP_GRP_TYPE_MPATH) o.special = true;
+        break;
+      case NHA_BLACKHOLE:
+      case NHA_FDB:
+      case NHA_ENCAP_TYPE:
+        o.special = true;
+        break;
+      default:
+        break;
+    }
+  if (o.id == 0) return std::nullopt;
+  return o;
 }
 
 }  // namespace calico::netlink

@@ -36,6 +36,9 @@ struct Monitor::State {
       case RTM_NEWRULE:
       case RTM_DELRULE:
         return call(handlers.on_rule, decode_rule(m), m.type == RTM_DELRULE);
+      case RTM_NEWNEXTHOP:
+      case RTM_DELNEXTHOP:
+        return call(handlers.on_nexthop, decode_nexthop(m), m.type == RTM_DELNEXTHOP);
       default:
         return;
     }
@@ -48,6 +51,8 @@ Result<Monitor> Monitor::open(asio::any_io_executor executor, unsigned groups, M
                               std::size_t receive_buffer) {
   auto s = Socket::open(NETLINK_ROUTE, {.receive_buffer = receive_buffer});
   if (!s) return tl::unexpected(s.error());
+  if (handlers.ignored_port != 0)
+    if (auto st = s->drop_from(handlers.ignored_port); !st) return tl::unexpected(st.error());
   struct {
     unsigned bit;
     std::vector<unsigned> groups;
@@ -55,6 +60,7 @@ Result<Monitor> Monitor::open(asio::any_io_executor executor, unsigned groups, M
       {kLinks, {RTNLGRP_LINK}},         {kAddresses, {RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR}},
       {kRoutes4, {RTNLGRP_IPV4_ROUTE}}, {kRoutes6, {RTNLGRP_IPV6_ROUTE}},
       {kNeighbours, {RTNLGRP_NEIGH}},   {kRules, {RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE}},
+      {kNexthops, {RTNLGRP_NEXTHOP}},
   };
   for (const auto& row : table)
     if (groups & row.bit)

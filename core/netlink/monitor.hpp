@@ -29,10 +29,12 @@ struct MonitorHandlers {
   std::function<void(const Route&, bool gone)> on_route;
   std::function<void(const Neighbour&, bool gone)> on_neighbour;
   std::function<void(const Rule&, bool gone)> on_rule;
+  std::function<void(const NexthopObject&, bool gone)> on_nexthop;
   /// Events were lost, or the socket failed: read everything again. `why` is for the log.
   std::function<void(std::string_view why)> on_resync;
-  /// Changes made through this netlink port (Rtnl::port()) are not told: their maker knows. 0 = all are told. What the
-  /// kernel does by itself is always told.
+  /// Changes made through this netlink port (Rtnl::port()) are not told: their maker knows. The kernel
+  /// drops them before they are queued (a socket filter), so that a writer of 100,000 routes neither reads its own
+  /// echo nor loses other news to it. 0 = all are told. What the kernel does by itself is always told.
   std::uint32_t ignored_port = 0;
 };
 
@@ -46,6 +48,7 @@ class Monitor {
     kRoutes = kRoutes4 | kRoutes6,
     kNeighbours = 16,
     kRules = 32,
+    kNexthops = 64,
   };
   [[nodiscard]] static Result<Monitor> open(boost::asio::any_io_executor executor, unsigned groups,
                                             MonitorHandlers handlers, std::size_t receive_buffer = 4U << 20U);

@@ -5,6 +5,7 @@
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
 #include <linux/neighbour.h>
+#include <linux/nexthop.h>
 #include <linux/rtnetlink.h>
 #include <sys/socket.h>
 
@@ -20,8 +21,8 @@ namespace {
 std::string describe(View bytes) {
   std::string s = "netlink request";
   for_each_message(bytes, [&](const Message& m) {
-    const bool gone =
-        m.type == RTM_DELROUTE || m.type == RTM_DELNEIGH || m.type == RTM_DELADDR || m.type == RTM_DELLINK;
+    const bool gone = m.type == RTM_DELROUTE || m.type == RTM_DELNEIGH || m.type == RTM_DELADDR ||
+                      m.type == RTM_DELLINK || m.type == RTM_DELNEXTHOP;
     const char* verb = gone ? "remove" : "write";
     if (auto r = decode_route(m)) {
       s = fmt::format("{} route {}", verb, to_string(*r));
@@ -29,6 +30,8 @@ std::string describe(View bytes) {
       s = fmt::format("{} neighbour {} dev {}", verb, n->ip, n->dev.value);
     } else if (auto a = decode_address(m)) {
       s = fmt::format("{} address {} dev {}", verb, a->prefix, a->link.value);
+    } else if (auto o = decode_nexthop(m)) {
+      s = fmt::format("{} nexthop {}", verb, to_string(*o));
     } else if (m.fits<ifinfomsg>()) {
       const auto name = m.attrs(sizeof(ifinfomsg)).find(IFLA_IFNAME).str();
       s = fmt::format("{} link {}{}", verb, m.body<ifinfomsg>().ifi_index,
@@ -189,6 +192,16 @@ Result<std::vector<Rule>> Rtnl::rules(std::optional<Family> family) {
   return out;
 }
 
+Result<std::vector<NexthopObject>> Rtnl::nexthops() {
+  std::vector<NexthopObject> out;
+  MessageBuilder b;
+  b.begin(RTM_GETNEXTHOP, kDump, 0);
+  b.body(nhmsg{});
+  b.end();
+  if (auto st = collect(b, "read nexthop objects", out, decode_nexthop); !st) return tl::unexpected(st.error());
+  return out;
+}
+
 Result<Route> Rtnl::lookup(const Ip& dst, LookupOptions options) {
   MessageBuilder b;
   b.begin(RTM_GETROUTE, NLM_F_REQUEST, 0);
@@ -233,19 +246,23 @@ Result<BatchResult> Rtnl::commit(const Batch& batch) {
     const std::uint32_t first_seq = seq_ + 1;
     for (std::size_t i = 0; i < n; ++i) {
       const auto seq = next_seq();
-      std::memcpy(window.data() + (batch.ops_[begin + i].at - first.at) + offsetof(nlmsghdr, nlmsg_seq), &seq,
-                  sizeof seq);
+      auto* header = window.data() + (batch.ops_[begin + i].at - first.at);
+      std::memcpy(header + offsetof(nlmsghdr, nlmsg_seq), &seq, sizeof seq);
+      if (i + 1 == n) continue;
+      std::uint16_t flags = 0;
+      std::memcpy(&flags, header + offsetof(nlmsghdr, nlmsg_flags), sizeof flags);
+      flags &= static_cast<std::uint16_t>(~NLM_F_ACK);
+      std::memcpy(header + offsetof(nlmsghdr, nlmsg_flags), &flags, sizeof flags);
     }
     if (auto st = socket_.send(window); !st) return tl::unexpected(st.error());
-    std::size_t answered = 0;
-    while (answered < n) {
+    bool done = false;
+    while (!done) {
       auto got = socket_.receive(buffer_);
-      if (!got)
-        return wrap(got.error(), fmt::format("netlink batch, {} of {} answered", begin + answered, batch.size()));
+      if (!got) return wrap(got.error(), fmt::format("netlink batch, {} of {} answered", begin, batch.size()));
       for_each_message(*got, [&](const Message& m) {
         const std::size_t i = m.seq - first_seq;
         if (m.type != NLMSG_ERROR || m.pid != socket_.port() || i >= n) return;
-        ++answered;
+        if (i + 1 == n) done = true;
         auto ack = parse_ack(m);
         if (ack.error == 0) return;
         const auto& op = batch.ops_[begin + i];

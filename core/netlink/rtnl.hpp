@@ -11,7 +11,8 @@
 ///
 /// The calls are synchronous on purpose. The kernel handles a request inside sendmsg(): when it returns, the change is
 /// made and the answer is in our buffer, so a coroutine would never have anything to wait for. A batch is sent in
-/// windows of `kWindow` messages a system call (about 3 us a route) and every answer is matched by its sequence number.
+/// windows of `kWindow` messages a system call (about 3 us a route). Only the last message of a window asks for an
+/// acknowledgement: the kernel works in order and always answers what failed, so that one says that all others went in.
 /// An engine that must not stay away long commits in slices. Thread: one at a time (an engine's loop). Namespace: that
 /// of the thread that called open(). Owns: its socket. Errors: Result when the conversation itself failed (closed
 /// socket, timeout 5 s, lost answers); the kernel's verdict on single operations is in BatchResult.
@@ -59,6 +60,11 @@ class Batch {
   std::size_t add_bridge(const std::string& name);
   std::size_t replace(const Address& a);
   std::size_t remove(const Address& a);
+  /// `replace` takes the place of an object of the same sort only (a group never of a plain one); routes and groups
+  /// that name it follow. The kernel does not look at the protocol.
+  std::size_t put(const NexthopObject& o, Put how);
+  /// The routes that name it go with it, in silence for IPv4.
+  std::size_t remove_nexthop(std::uint32_t id);
 
   std::size_t size() const { return ops_.size(); }
   bool empty() const { return ops_.empty(); }
@@ -106,7 +112,7 @@ struct LookupOptions {
 
 class Rtnl {
  public:
-  static constexpr std::size_t kWindow = 128;
+  static constexpr std::size_t kWindow = 256;
 
   [[nodiscard]] static Result<Rtnl> open();
 
@@ -121,6 +127,8 @@ class Rtnl {
   /// Proxy entries (NTF_PROXY), which the plain dump leaves out.
   [[nodiscard]] Result<std::vector<Neighbour>> proxies();
   [[nodiscard]] Result<std::vector<Rule>> rules(std::optional<Family> family = {});
+  /// Nexthop objects. Errors: unavailable or invalid on a kernel without them (before Linux 5.3).
+  [[nodiscard]] Result<std::vector<NexthopObject>> nexthops();
   /// What the kernel would do with a packet to `dst`. Errors: not_found (no route, or an unreachable one).
   [[nodiscard]] Result<Route> lookup(const Ip& dst, LookupOptions options = {});
 
@@ -159,5 +167,6 @@ class Rtnl {
 [[nodiscard]] std::optional<Route> decode_route(const Message& m);
 [[nodiscard]] std::optional<Neighbour> decode_neighbour(const Message& m);
 [[nodiscard]] std::optional<Rule> decode_rule(const Message& m);
+[[nodiscard]] std::optional<NexthopObject> decode_nexthop(const Message& m);
 
 }  // namespace calico::netlink

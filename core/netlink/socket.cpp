@@ -1,9 +1,11 @@
 #include "core/netlink/socket.hpp"
 
+#include <linux/filter.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 
 namespace calico::netlink {
@@ -56,6 +58,17 @@ Status Socket::join(unsigned group) {
   const int g = static_cast<int>(group);
   if (setsockopt(fd_, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &g, sizeof g) != 0)
     return fail_errno(errno, fmt::format("netlink group {}", group));
+  return {};
+}
+
+Status Socket::drop_from(std::uint32_t port) {
+  // Notifications are one message each; the filter reads words in network order.
+  std::array<sock_filter, 4> code{{BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(nlmsghdr, nlmsg_pid)),
+                                   BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, to_be(port), 0, 1), BPF_STMT(BPF_RET | BPF_K, 0),
+                                   BPF_STMT(BPF_RET | BPF_K, 0xffffffffU)}};
+  const sock_fprog program{static_cast<unsigned short>(code.size()), code.data()};
+  if (setsockopt(fd_, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) != 0)
+    return fail_errno(errno, "netlink filter");
   return {};
 }
 

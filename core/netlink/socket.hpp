@@ -29,6 +29,8 @@ class Socket {
   std::uint32_t port() const { return port_; }
   /// Joins one multicast group (RTNLGRP_*, NFNLGRP_*).
   [[nodiscard]] Status join(unsigned group);
+  /// Messages that carry this port (echoes of another socket's changes) are dropped before they are queued.
+  [[nodiscard]] Status drop_from(std::uint32_t port);
   /// Makes one message of `bytes` possible (SO_SNDBUFFORCE); large batches need it.
   [[nodiscard]] Status ensure_send_buffer(std::size_t bytes);
   [[nodiscard]] Status send(View bytes);

@@ -20,6 +20,8 @@ bool matches_interface(std::string_view pattern, std::string_view name) {
 
 bool Link::admin_up() const { return (flags & IFF_UP) != 0; }
 bool Link::running() const { return admin_up() && (flags & IFF_RUNNING) != 0; }
+bool Link::carrier() const { return (flags & IFF_LOWER_UP) != 0; }
+bool Link::keeps_nexthops() const { return admin_up() && (flags & (IFF_RUNNING | IFF_LOWER_UP)) != 0; }
 bool Link::loopback() const { return (flags & IFF_LOOPBACK) != 0; }
 
 Route normalised(Route r) {
@@ -81,6 +83,19 @@ std::string to_string(const Route& r) {
   if (r.scope == Scope::host) s += " scope host";
   if (r.prefsrc) s += fmt::format(" src {}", *r.prefsrc);
   if (r.metric) s += fmt::format(" metric {}", r.metric);
+  return s;
+}
+
+std::string to_string(const NexthopObject& o) {
+  std::string s = fmt::format("id {}", o.id);
+  if (!o.group.empty()) {
+    s += " group";
+    for (const auto& m : o.group) s += fmt::format(" {}", m.id);
+  }
+  if (o.hop.via) s += fmt::format(" via {}", *o.hop.via);
+  if (o.hop.dev.value) s += fmt::format(" dev {}", o.hop.dev.value);
+  if (o.hop.onlink) s += " onlink";
+  if (o.protocol) s += fmt::format(" proto {}", o.protocol);
   return s;
 }
 

@@ -41,6 +41,9 @@ struct Link {
 
   bool admin_up() const;  ///< IFF_UP
   bool running() const;   ///< admin up and carrier: oper up, or unknown with IFF_RUNNING (tap devices)
+  bool carrier() const;   ///< IFF_LOWER_UP: the kernel makes nexthop objects over it
+  /// The kernel keeps nexthop objects over it (they go, in silence, when this becomes false).
+  bool keeps_nexthops() const;
   bool loopback() const;
   bool operator==(const Link&) const = default;
 };
@@ -109,8 +112,25 @@ inline RouteKey key_of(const Route& r) { return {r.table, r.dst, r.metric}; }
 /// The route as the kernel will give it back: host bits cleared, IPv6 metric 0 is 1024, IPv6 scope is universe, next
 /// hops sorted. Desired state goes through here before it is compared with a dump.
 [[nodiscard]] Route normalised(Route r);
+/// One way of a kernel nexthop object, or the members of a group. Routes name the object (Route::nexthop_id); when it
+/// is replaced they follow without being touched.
+struct NexthopObject {
+  std::uint32_t id = 0;
+  std::uint8_t protocol = 0;
+  NextHop hop;  ///< of a plain object; unused for a group
+  struct Member {
+    std::uint32_t id = 0;
+    std::uint16_t weight = 1;  ///< 1 to 256
+    bool operator==(const Member&) const = default;
+  };
+  std::vector<Member> group;
+  bool special = false;  ///< blackhole, bridge fdb, resilient, encapsulating: nothing we make or follow
+  bool operator==(const NexthopObject&) const = default;
+};
+
 /// "10.65.0.2/32 dev 7 proto 88 scope link", for logs and test failures.
 [[nodiscard]] std::string to_string(const Route& r);
+[[nodiscard]] std::string to_string(const NexthopObject& o);
 
 struct Neighbour {
   IfIndex dev;

@@ -1,112 +1,15 @@
-// The kernel's side of BGP against a real table and a fake engine.
-#include <gmock/gmock.h>
-
-#include <map>
-
-#include "core/bgp/kernel.hpp"
-#include "core/netlink/rtnl.hpp"
-#include "tests/support/netns.hpp"
-#include "tests/support/wait.hpp"
+// The kernel's side of BGP against a real table and a fake engine, with and without nexthop objects.
+#include "tests/netns/kernel_bgp_fixture.hpp"
 
 namespace calico::bgp {
 namespace {
 
-using test::eventually;
-using test::Netns;
-using testing::HasSubstr;
-using testing::Not;
-
-Prefix prefix(const char* s) { return *Prefix::parse(s); }
-Ip ip(const char* s) { return *Ip::parse(s); }
-
-/// Remembers what it is told, and asks for next hops as the real one does.
-struct FakeEngine {
-  std::map<Prefix, LocalRoute> local;
-  int told = 0, complete = 0, all_hops = 0;
-  std::vector<Ip> moved;
-  std::vector<std::string> problems;
-  KernelHooks hooks() {
-    return {.set_local =
-                [this](const Prefix& p, const std::optional<LocalRoute>& r) {
-                  ++told;
-                  if (r)
-                    local[p] = *r;
-                  else
-                    local.erase(p);
-                },
-            .local_complete = [this] { ++complete; },
-            .next_hops_changed = [this] { ++all_hops; },
-            .next_hop_changed = [this](const Ip& hop) { moved.push_back(hop); },
-            .problem = [this](std::string_view what) { problems.emplace_back(what); }};
-  }
-};
-
-struct KernelBgpTest : testing::Test {
-  void SetUp() override {
-    NEEDS_NETNS();
-    host.emplace("host");
-    router.emplace("router");
-    vm.emplace("vm");
-    test::veth(*host, "eth0", *router, "eth0");
-    test::veth(*host, "tap1", *vm, "eth0");
-    host->run("ip addr add 192.168.0.1/24 dev eth0; ip -6 addr add fd01::1/64 dev eth0 nodad");
-    loop.start();
-  }
-  void TearDown() override {
-    if (kernel) loop.call([&] { kernel->stop(); });
-    kernel.reset();
-    loop.stop();
-  }
-  void open(KernelOptions options = {}) {
-    auto opened = host->in([&] { return KernelBgp::open(loop, options); });
-    ASSERT_TRUE(opened) << opened.error().what;
-    kernel = std::move(*opened);
-  }
-  void start(KernelOptions options = {}) {
-    ASSERT_NO_FATAL_FAILURE(open(options));
-    loop.call([&] { kernel->start(engine.hooks()); });
-  }
-  /// A winner over this BGP next hop; its resolution is asked as the engine would. Empty = withdrawn.
-  void route(const char* dst, const char* hop, bool flush = true) {
-    loop.call([&] {
-      std::optional<BestRoute> best;
-      if (*hop) {
-        auto r = kernel->resolve(ip(hop));
-        if (r) best = BestRoute{.next_hops = {*r}, .bgp_next_hop = ip(hop), .from = "peer"};
-      }
-      kernel->route_changed(prefix(dst), best);
-      if (flush) kernel->flush();
-    });
-  }
-  Result<ResolvedHop> resolve(const char* hop) {
-    return loop.call([&] { return kernel->resolve(ip(hop)); });
-  }
-  KernelStatus status() {
-    return loop.call([&] { return kernel->status(); });
-  }
-  std::string bgp_routes() const { return host->run("ip route show proto 89; ip -6 route show proto 89"); }
-  std::vector<Prefix> announced() {
-    return loop.call([&] {
-      std::vector<Prefix> out;
-      for (auto& [p, r] : engine.local) out.push_back(p);
-      return out;
-    });
-  }
-  testing::AssertionResult announces(const char* dst, bool wanted = true) {
-    return eventually(std::string(wanted ? "announcement of " : "withdrawal of ") + dst, [&] {
-      const auto now = announced();
-      return (std::find(now.begin(), now.end(), prefix(dst)) != now.end()) == wanted;
-    });
-  }
-  std::optional<Netns> host, router, vm;
-  Loop loop{"bgp-test"};
-  FakeEngine engine;
-  std::unique_ptr<KernelBgp> kernel;
-};
+INSTANTIATE_TEST_SUITE_P(Routes, KernelBgpTest, testing::Bool(),
+                         [](const auto& test) { return test.param ? "Objects" : "Plain"; });
 
 // ---- import ----
 
-TEST_F(KernelBgpTest, AnnouncesRoutesOfTapsByTheAgentsProtocol) {
+TEST_P(KernelBgpTest, AnnouncesRoutesOfTapsByTheAgentsProtocol) {
   host->run("ip route add 10.65.0.2/32 dev tap1 proto 88; ip -6 route add fd65::2 dev tap1 proto 88");
   host->run("ip route add 10.65.0.3/32 dev tap1 proto static; ip route add 10.65.0.4/32 dev eth0 proto 88");
   host->run("ip route add 10.65.0.5/32 dev tap1 proto 88 table 100");
@@ -127,7 +30,7 @@ TEST_F(KernelBgpTest, AnnouncesRoutesOfTapsByTheAgentsProtocol) {
   EXPECT_TRUE(announces("10.65.0.6/32", false));
 }
 
-TEST_F(KernelBgpTest, TwoMetricsAreOneAnnouncement) {
+TEST_P(KernelBgpTest, TwoMetricsAreOneAnnouncement) {
   start();
   host->run("ip route add 10.65.0.2/32 dev tap1 proto 88 metric 1024");
   EXPECT_TRUE(announces("10.65.0.2/32"));
@@ -135,10 +38,12 @@ TEST_F(KernelBgpTest, TwoMetricsAreOneAnnouncement) {
   host->run("ip route add 10.65.0.9/32 dev tap1 proto 88");
   EXPECT_TRUE(announces("10.65.0.9/32"));
   EXPECT_THAT(announced(), testing::Contains(prefix("10.65.0.2/32")));
-  EXPECT_EQ(engine.told, 2) << "no withdrawal in between";
+  EXPECT_EQ(engine.told, 3) << "no withdrawal in between, the preference of the better one told once";
+  EXPECT_EQ(loop.call([&] { return engine.local.at(prefix("10.65.0.2/32")).local_pref; }), 2147483135U);
+  EXPECT_EQ(loop.call([&] { return engine.local.at(prefix("10.65.0.9/32")).local_pref; }), std::nullopt);
 }
 
-TEST_F(KernelBgpTest, RoutesGoWithTheirDevice) {
+TEST_P(KernelBgpTest, RoutesGoWithTheirDevice) {
   host->run("ip route add 10.65.0.2/32 dev tap1 proto 88; ip -6 route add fd65::2 dev tap1 proto 88");
   start();
   EXPECT_EQ(announced().size(), 2U);
@@ -158,7 +63,7 @@ TEST_F(KernelBgpTest, RoutesGoWithTheirDevice) {
   EXPECT_TRUE(announces("10.65.0.9/32", false)) << "renamed";
 }
 
-TEST_F(KernelBgpTest, DefaultAndLinkLocalRoutesAreNeverAnnounced) {
+TEST_P(KernelBgpTest, DefaultAndLinkLocalRoutesAreNeverAnnounced) {
   host->run(
       "ip route add default dev tap1 proto 88; ip route add 169.254.7.0/24 dev tap1 proto 88; ip -6 route add "
       "fe80:1::/64 dev tap1 proto 88");
@@ -166,7 +71,7 @@ TEST_F(KernelBgpTest, DefaultAndLinkLocalRoutesAreNeverAnnounced) {
   EXPECT_TRUE(announced().empty());
 }
 
-TEST_F(KernelBgpTest, ReconfigurationChangesWhatIsImported) {
+TEST_P(KernelBgpTest, ReconfigurationChangesWhatIsImported) {
   host->run("ip route add 10.65.0.2/32 dev tap1 proto 88; ip route add 10.65.0.3/32 dev eth0 proto static");
   start();
   EXPECT_THAT(announced(), testing::ElementsAre(prefix("10.65.0.2/32")));
@@ -180,7 +85,7 @@ TEST_F(KernelBgpTest, ReconfigurationChangesWhatIsImported) {
 
 // ---- next hops ----
 
-TEST_F(KernelBgpTest, NextHopsAreResolvedThroughTheTable) {
+TEST_P(KernelBgpTest, NextHopsAreResolvedThroughTheTable) {
   host->run(
       "ip route add 10.1.0.0/16 via 192.168.0.9; ip route add blackhole 10.1.2.0/24;"
       "ip route add 10.9.0.0/16 via 192.168.0.8 proto 89; ip -6 route add fd02::/32 via fd01::9");
@@ -206,7 +111,7 @@ TEST_F(KernelBgpTest, NextHopsAreResolvedThroughTheTable) {
   EXPECT_EQ(resolve("10.9.0.1")->gateway, ip("192.168.0.254"));
 }
 
-TEST_F(KernelBgpTest, TheEngineHearsOfNextHopsThatMove) {
+TEST_P(KernelBgpTest, TheEngineHearsOfNextHopsThatMove) {
   start();
   EXPECT_FALSE(resolve("10.1.1.1"));
   EXPECT_TRUE(resolve("192.168.0.7"));
@@ -234,7 +139,7 @@ TEST_F(KernelBgpTest, TheEngineHearsOfNextHopsThatMove) {
 
 // ---- export ----
 
-TEST_F(KernelBgpTest, WinnersBecomeRoutesOfProtocol89) {
+TEST_P(KernelBgpTest, WinnersBecomeRoutesOfProtocol89) {
   host->run("ip route add 10.1.0.0/16 via 192.168.0.9");
   start();
   route("10.65.1.2/32", "192.168.0.7");
@@ -255,10 +160,11 @@ TEST_F(KernelBgpTest, WinnersBecomeRoutesOfProtocol89) {
   EXPECT_TRUE(engine.problems.empty()) << engine.problems.front();
 }
 
-TEST_F(KernelBgpTest, SeveralNextHops) {
+TEST_P(KernelBgpTest, SeveralNextHops) {
   start();
   loop.call([&] {
-    BestRoute best{.next_hops = {*kernel->resolve(ip("192.168.0.7")), *kernel->resolve(ip("192.168.0.8"))}};
+    BestRoute best{
+        .next_hops = {kernel->resolve(ip("192.168.0.7"))->hops[0], kernel->resolve(ip("192.168.0.8"))->hops[0]}};
     kernel->route_changed(prefix("10.70.0.0/24"), best);
     kernel->flush();
   });
@@ -266,14 +172,14 @@ TEST_F(KernelBgpTest, SeveralNextHops) {
   EXPECT_THAT(host->run("ip route show 10.70.0.0/24"), HasSubstr("nexthop via 192.168.0.8 dev eth0 weight 1"));
 }
 
-TEST_F(KernelBgpTest, AGatewayBehindAnOnlinkRouteIsInstalled) {
+TEST_P(KernelBgpTest, AGatewayBehindAnOnlinkRouteIsInstalled) {
   host->run("ip route add 10.1.0.0/16 via 203.0.113.1 dev eth0 onlink");
   start();
   route("10.65.1.2/32", "10.1.1.1");
   EXPECT_THAT(bgp_routes(), HasSubstr("10.65.1.2 via 203.0.113.1 dev eth0 metric 2048 onlink"));
 }
 
-TEST_F(KernelBgpTest, ARestartWritesNothingThatIsRight) {
+TEST_P(KernelBgpTest, ARestartWritesNothingThatIsRight) {
   start();
   route("10.65.1.2/32", "192.168.0.7");
   route("10.65.1.3/32", "192.168.0.7");
@@ -311,7 +217,7 @@ TEST_F(KernelBgpTest, ARestartWritesNothingThatIsRight) {
   ::unlink(log.c_str());
 }
 
-TEST_F(KernelBgpTest, BeforeTheSweepOnlyWhatTheEngineTookBackGoes) {
+TEST_P(KernelBgpTest, BeforeTheSweepOnlyWhatTheEngineTookBackGoes) {
   host->run(
       "ip route add 10.65.1.2/32 via 192.168.0.7 proto 89 metric 2048; ip route add 10.65.1.3/32 via 192.168.0.7 proto "
       "89 metric 2048");
@@ -322,7 +228,7 @@ TEST_F(KernelBgpTest, BeforeTheSweepOnlyWhatTheEngineTookBackGoes) {
   EXPECT_THAT(bgp_routes(), HasSubstr("10.65.1.3"));
 }
 
-TEST_F(KernelBgpTest, ARouteOfOursThatSomebodyRemovesComesBack) {
+TEST_P(KernelBgpTest, ARouteOfOursThatSomebodyRemovesComesBack) {
   start();
   route("10.65.1.2/32", "192.168.0.7");
   route("fd65::3/128", "fd01::7");
@@ -333,7 +239,7 @@ TEST_F(KernelBgpTest, ARouteOfOursThatSomebodyRemovesComesBack) {
   }));
 }
 
-TEST_F(KernelBgpTest, AStrangersRouteIsLeftAlone) {
+TEST_P(KernelBgpTest, AStrangersRouteIsLeftAlone) {
   host->run("ip route add 10.65.1.2/32 via 192.168.0.5 proto static metric 2048");
   start();
   route("10.65.1.2/32", "192.168.0.7");
@@ -353,7 +259,7 @@ TEST_F(KernelBgpTest, AStrangersRouteIsLeftAlone) {
   EXPECT_THAT(host->run("ip route show 10.65.1.2"), HasSubstr("via 192.168.0.5"));
 }
 
-TEST_F(KernelBgpTest, RoutesOverADeviceThatGoesDownComeBackWithIt) {
+TEST_P(KernelBgpTest, RoutesOverADeviceThatGoesDownComeBackWithIt) {
   start();
   route("10.65.1.2/32", "192.168.0.7");
   host->run("ip link set eth0 down");
@@ -368,7 +274,7 @@ TEST_F(KernelBgpTest, RoutesOverADeviceThatGoesDownComeBackWithIt) {
   EXPECT_TRUE(engine.problems.empty()) << engine.problems.front();
 }
 
-TEST_F(KernelBgpTest, FiftyThousandRoutesInSlices) {
+TEST_P(KernelBgpTest, FiftyThousandRoutesInSlices) {
   start();
   const auto hop = *resolve("192.168.0.7");
   const auto t0 = std::chrono::steady_clock::now();
@@ -392,7 +298,7 @@ TEST_F(KernelBgpTest, FiftyThousandRoutesInSlices) {
   EXPECT_TRUE(engine.problems.empty()) << engine.problems.front();
 }
 
-TEST_F(KernelBgpTest, LostEventsAreMadeUpByAFullRead) {
+TEST_P(KernelBgpTest, LostEventsAreMadeUpByAFullRead) {
   start();
   route("10.65.1.2/32", "192.168.0.7");
   std::promise<void> hold;
@@ -425,7 +331,7 @@ TEST_F(KernelBgpTest, LostEventsAreMadeUpByAFullRead) {
   loop.call([&] { EXPECT_THAT(engine.problems, testing::Contains(HasSubstr("lost"))); });
 }
 
-TEST_F(KernelBgpTest, CleanupRemovesOursOnly) {
+TEST_P(KernelBgpTest, CleanupRemovesOursOnly) {
   start();
   route("10.65.1.2/32", "192.168.0.7");
   route("fd65::3/128", "fd01::7");

@@ -121,7 +121,7 @@ void Rib::resolve_again(const Ip* only) {
       return;
     }
     h.reachable = r.has_value();
-    h.resolved = r ? *r : ResolvedHop{};
+    h.resolved = r ? *r : Resolution{};
     h.why_not = r ? std::string() : r.error().what;
     ++h.version;
     changed[id] = any = true;
@@ -308,8 +308,11 @@ void Rib::candidates(PrefixId id, std::vector<PathId>& c) const {
   if (c.size() < 2) return;
   const auto attr = [&](PathId p) -> const AttrSet& { return attrs_.at(paths_[p].attr); };
   const auto peer = [&](PathId p) -> const RibPeer& { return peers_[paths_[p].peer]; };
-  lowest(c, [&](PathId p) { return peer(p).kind == Source::Kind::local ? 0 : 1; });
+  // A VM that moved in elsewhere (LOCAL_PREF above normal) beats the route this host still has for it.
+  const auto local = [&](PathId p) { return peer(p).kind == Source::Kind::local; };
+  lowest(c, [&](PathId p) { return local(p) || elevated(attr(p).local_pref) ? 0 : 1; });
   lowest(c, [&](PathId p) { return ~attr(p).local_pref; });
+  lowest(c, [&](PathId p) { return local(p) ? 0 : 1; });
   lowest(c, [&](PathId p) { return attr(p).path_length; });
   lowest(c, [&](PathId p) { return attr(p).origin; });
   // c) MED, among routes of one neighbouring AS; done over the whole set, so that the order of arrival does not matter.

@@ -53,13 +53,13 @@ struct Hop {
   std::uint32_t refs = 0;     // attribute sets
   std::uint32_t version = 0;  ///< raised when the answer changes
   bool reachable = false;
-  ResolvedHop resolved;
+  Resolution resolved;
   std::string why_not;
 };
 
 class Rib {
  public:
-  using Resolve = std::function<Result<ResolvedHop>(const Ip&)>;
+  using Resolve = std::function<Result<Resolution>(const Ip&)>;
   Rib(AttrStore& attrs, Resolve resolve);
 
   [[nodiscard]] RibPeerId add_peer(RibPeer peer);

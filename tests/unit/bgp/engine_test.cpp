@@ -408,13 +408,76 @@ TEST_F(SpeakersTest, TtlSecurityOnBothSides) {
 /// Next hops the test decides about.
 class FakeResolver : public NextHopResolver {
  public:
-  Result<ResolvedHop> resolve(const Ip& ip) override {
+  Result<Resolution> resolve(const Ip& ip) override {
     auto it = hops.find(ip);
     if (it == hops.end()) return fail(Errc::not_found, "no route");
     return it->second;
   }
   std::map<Ip, ResolvedHop> hops;
 };
+
+TEST_F(SpeakersTest, RoutesOfEqualCostShareTheLoad) {
+  auto& a = speaker(1);
+  auto& b = speaker(2);
+  auto& c = speaker(3);
+  a.local("10.65.0.1/32");
+  b.local("10.65.0.1/32");
+  ASSERT_TRUE(a.peers({a.peer(3)}));
+  ASSERT_TRUE(b.peers({b.peer(3)}));
+  ASSERT_TRUE(c.peers({c.peer(1), c.peer(2)}));
+  const auto ways = [&] {
+    auto r = c.route("10.65.0.1/32");
+    return r ? r->next_hops.size() : 0U;
+  };
+  ASSERT_TRUE(wait_for("both ways", [&] { return ways() == 2; }));
+  const auto both = *c.route("10.65.0.1/32");
+  EXPECT_EQ(both.bgp_next_hop, own_address(1)) << "the winner first";
+  EXPECT_EQ(both.more_next_hops, std::vector{own_address(2)});
+  LocalRoute worse;
+  worse.local_pref = 50;
+  b.local("10.65.0.1/32", worse);
+  ASSERT_TRUE(wait_for("the better alone", [&] { return ways() == 1; }));
+  b.local("10.65.0.1/32");
+  ASSERT_TRUE(wait_for("both ways again", [&] { return ways() == 2; }));
+  a.local("10.65.0.1/32", std::nullopt);
+  ASSERT_TRUE(wait_for("what is left", [&] { return ways() == 1; }));
+  EXPECT_EQ(c.route("10.65.0.1/32")->bgp_next_hop, own_address(2));
+}
+
+TEST_F(SpeakersTest, APeerThatTakesSeveralPathsGetsThemAll) {
+  // a and b announce the same prefix to the reflector 3; 4 takes all paths, 5 the best.
+  auto& a = speaker(1);
+  auto& b = speaker(2);
+  auto& rr = speaker(3);
+  auto& all = speaker(4);
+  auto& one = speaker(5);
+  for (auto* s : {&a, &b}) {
+    s->local("10.65.0.1/32");
+    ASSERT_TRUE(s->peers({s->peer(3)}));
+  }
+  auto list = std::vector{rr.peer(1), rr.peer(2), rr.peer(4), rr.peer(5)};
+  for (auto& p : list) p.route_reflector_client = true;
+  list[2].add_path_send = true;
+  ASSERT_TRUE(rr.peers(list));
+  auto to_rr = all.peer(3);
+  to_rr.add_path_receive = true;
+  ASSERT_TRUE(all.peers({to_rr}));
+  ASSERT_TRUE(one.peers({one.peer(3)}));
+  const auto paths = [](Speaker& s) {
+    return s.in_loop([](Engine& e) { return e.routes({}); }).size();
+  };
+  ASSERT_TRUE(wait_for("two paths", [&] { return paths(all) == 2; }));
+  ASSERT_TRUE(wait_for("one path", [&] { return paths(one) == 1; }));
+  EXPECT_TRUE(stays([&] { return paths(one) == 1; }, 100ms));
+  EXPECT_EQ(all.route("10.65.0.1/32")->next_hops.size(), 2U) << "and uses both";
+  a.local("10.65.0.1/32", std::nullopt);
+  ASSERT_TRUE(wait_for("the path that is left", [&] { return paths(all) == 1; }));
+  EXPECT_EQ(all.route("10.65.0.1/32")->bgp_next_hop, own_address(2));
+  ASSERT_TRUE(wait_for("the other too", [&] {
+    auto r = one.route("10.65.0.1/32");
+    return r && r->bgp_next_hop == own_address(2);
+  }));
+}
 
 TEST_F(SpeakersTest, UnreachableNextHopsDoNotWin) {
   auto& a = speaker(1);

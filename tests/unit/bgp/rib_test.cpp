@@ -49,10 +49,10 @@ TEST(BgpAttrStore, EqualSetsShareAnIdWhichIsReusedOnlyWhenFree) {
 class RibTest : public testing::Test {
  protected:
   RibTest()
-      : rib_(attrs_, [this](const Ip& nh) -> Result<ResolvedHop> {
+      : rib_(attrs_, [this](const Ip& nh) -> Result<Resolution> {
           auto it = metric_.find(nh);
           if (it != metric_.end() && it->second < 0) return fail(Errc::not_found, "no route");
-          return ResolvedHop{nh, {}, it == metric_.end() ? 0U : static_cast<std::uint32_t>(it->second)};
+          return Resolution(ResolvedHop{nh, {}, it == metric_.end() ? 0U : static_cast<std::uint32_t>(it->second)});
         }) {}
   RibPeerId peer(std::uint32_t id, Source::Kind kind = Source::Kind::internal) {
     RibPeer p;
@@ -217,6 +217,28 @@ TEST_F(RibTest, LocalRoutesWin) {
   Attrs own;
   own.local_pref = 1;
   announce(kLocalPeer, own);
+  EXPECT_EQ(winner(), kLocalPeer);
+}
+
+TEST_F(RibTest, AVmThatMovedInElsewhereBeatsTheLocalRoute) {
+  const auto a = peer(100);
+  Attrs own;
+  own.local_pref = 2147482623;  // kernel metric 1024
+  announce(kLocalPeer, own);
+  auto moved = plain();
+  moved.local_pref = 2147482623;
+  announce(a, moved);
+  EXPECT_EQ(winner(), kLocalPeer) << "no better than normal";
+  moved.local_pref = 2147483135;  // 512
+  announce(a, moved);
+  EXPECT_EQ(winner(), a);
+  own.local_pref = 2147483135;  // it moved back
+  announce(kLocalPeer, own);
+  EXPECT_EQ(winner(), kLocalPeer);
+  own.local_pref = 100;
+  announce(kLocalPeer, own);
+  moved.local_pref = 4294967295;  // somebody's maximum is not Calico's rule
+  announce(a, moved);
   EXPECT_EQ(winner(), kLocalPeer);
 }
 
