@@ -631,18 +631,7 @@ void EngineCore::add_rib_peer(RibPeerId id, Peer* peer) {
 
 std::vector<PeerStatus> EngineCore::peers() const {
   std::vector<PeerStatus> out;
-  std::unordered_map<RibPeerId, std::size_t> index;
-  for (const auto& [ip, peer] : peers_) {
-    index.emplace(peer->rib_id(), out.size());
-    out.push_back(peer->status());
-  }
-  for (PrefixId id = 0; id < rib_.id_limit(); ++id) {
-    if (!rib_.used(id) || rib_.best(id) == kNone) continue;
-    auto it = index.find(rib_.path(rib_.best(id)).peer);
-    if (it == index.end()) continue;
-    auto& p = out[it->second];
-    ++(rib_.prefix(id).family() == Family::v4 ? p.v4 : p.v6).preferred;
-  }
+  for (const auto& [ip, peer] : peers_) out.push_back(peer->status());
   std::sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.config.name < b.config.name; });
   return out;
 }

@@ -111,8 +111,6 @@ void Rib::hop_unref(HopId id) {
 }
 
 void Rib::resolve_again(const Ip* only) {
-  std::vector<bool> changed(hops_.size());
-  bool any = false;
   const auto look = [&](const Ip& ip, HopId id) {
     auto& h = hops_[id];
     auto r = resolve_(ip);
@@ -124,20 +122,33 @@ void Rib::resolve_again(const Ip* only) {
     h.resolved = r ? *r : Resolution{};
     h.why_not = r ? std::string() : r.error().what;
     ++h.version;
-    changed[id] = any = true;
+    h.changed = hops_changed_ = true;
   };
   if (only != nullptr) {
     if (auto it = hop_index_.find(*only); it != hop_index_.end()) look(*only, it->second);
   } else {
     for (auto& [ip, id] : hop_index_) look(ip, id);
   }
-  if (!any) return;
+}
+
+void Rib::find_changed_hops() {
+  hops_changed_ = false;
   for (PrefixId id = 0; id < entries_.size(); ++id)
     for (auto p = entries_[id].first; p != kNone; p = paths_[p].next)
-      if (paths_[p].peer != kLocalPeer && changed[attrs_.at(paths_[p].attr).hop]) {
+      if (paths_[p].peer != kLocalPeer && hops_[attrs_.at(paths_[p].attr).hop].changed) {
         make_dirty(id);
         break;
       }
+  for (auto& h : hops_) h.changed = false;
+}
+
+void Rib::set_best(PrefixId id, PathId path) {
+  auto& best = entries_[id].best;
+  if (best == path) return;
+  const auto f = fam(table_.family(id));
+  if (best != kNone) --peers_[paths_[best].peer].preferred[f];
+  if (path != kNone) ++peers_[paths_[path].peer].preferred[f];
+  best = path;
 }
 
 // --- paths ----------------------------------------------------------------------------------------------------------
@@ -221,7 +232,7 @@ void Rib::unlink(PathId gone) {
   --counts_.routes[f];
   if (e.first == kNone) --counts_.networks[f];
   // Nobody may follow a dead id: what was told to sinks and groups is remembered there, by value.
-  if (e.best == gone) e.best = kNone;
+  if (e.best == gone) set_best(id, kNone);
   attrs_.unref(path.attr);
   path = Path{};
   path.next = free_path_;

@@ -43,7 +43,7 @@ struct RibPeer {
   bool client = false, used = false;
   std::uint32_t router_id = 0;
   Ip address;
-  std::uint32_t paths[2] = {0, 0}, stale[2] = {0, 0};  // v4, v6
+  std::uint32_t paths[2] = {0, 0}, stale[2] = {0, 0}, preferred[2] = {0, 0};  // v4, v6
   PathId first[2] = {kNone, kNone};
 };
 
@@ -52,7 +52,7 @@ struct Hop {
   Ip ip;
   std::uint32_t refs = 0;     // attribute sets
   std::uint32_t version = 0;  ///< raised when the answer changes
-  bool reachable = false;
+  bool reachable = false, changed = false;
   Resolution resolved;
   std::string why_not;
 };
@@ -80,13 +80,15 @@ class Rib {
   /// After something that changes the decision for all of a peer's paths (client flag).
   void touch(RibPeerId peer);
 
-  /// Resolves one or all next hops again; prefixes whose answer changed become dirty.
+  /// Resolves one or all next hops again; prefixes whose answer changed become dirty (found by one look at all of them
+  /// for all next hops of a turn).
   void resolve_again(const Ip* only);
 
   /// Prefixes to decide again, in the order they changed. `f(id)` for at most `max` of them; returns whether some are
   /// left.
   template <class F>
   bool take_dirty(std::size_t max, F&& f) {
+    if (hops_changed_) find_changed_hops();
     for (std::size_t n = 0; n < max && dirty_at_ < dirty_.size(); ++n) {
       const auto id = dirty_[dirty_at_++];
       pin(id);
@@ -101,7 +103,7 @@ class Rib {
     }
     return dirty();
   }
-  bool dirty() const { return dirty_at_ < dirty_.size(); }
+  bool dirty() const { return hops_changed_ || dirty_at_ < dirty_.size(); }
 
   /// The winner, computed afresh; kNone: none.
   PathId select(PrefixId id) const;
@@ -110,7 +112,7 @@ class Rib {
   void select_equal(PrefixId id, std::size_t max, std::vector<PathId>& out) const;
   /// The winner of the last take_dirty turn that saw this prefix.
   PathId best(PrefixId id) const { return entries_[id].best; }
-  void set_best(PrefixId id, PathId path) { entries_[id].best = path; }
+  void set_best(PrefixId id, PathId path);
 
   const Path& path(PathId id) const { return paths_[id]; }
   /// Null: needs none (local).
@@ -147,6 +149,7 @@ class Rib {
   void unlink(PathId path);
   void take_hop(AttrId attr);
   void hop_unref(HopId id);
+  void find_changed_hops();
   void candidates(PrefixId id, std::vector<PathId>& c) const;
   void final_choice(std::vector<PathId>& c) const;
 
@@ -160,6 +163,7 @@ class Rib {
   PathId free_path_ = kNone;
   std::vector<Hop> hops_;
   std::vector<HopId> free_hops_;
+  bool hops_changed_ = false;
   std::unordered_map<Ip, HopId> hop_index_;
   std::vector<PrefixId> dirty_;
   std::size_t dirty_at_ = 0;

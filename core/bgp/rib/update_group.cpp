@@ -50,7 +50,7 @@ UpdateGroup::Member* UpdateGroup::join(RibPeerId peer, std::uint32_t router_id) 
   auto& m = *members_.emplace_back(std::make_unique<Member>());
   m.peer = peer;
   m.router_id = router_id;
-  if (counts_[0] + counts_[1] == 0) {
+  if (counts_.v[0] + counts_.v[1] == 0) {
     m.at = tail_;
   } else {
     m.wants_dump[0] = target_.families[0];
@@ -106,12 +106,13 @@ bool UpdateGroup::sends(const Member& m, PrefixId id) const {
 }
 
 void UpdateGroup::count_for(const Member& m, std::uint32_t out[2]) const {
-  out[0] = counts_[0];
-  out[1] = counts_[1];
-  for (PrefixId id = 0; id < rib_.id_limit(); ++id)
-    each_sent(id, [&](std::uint32_t, const Sent& sent) {
-      if (excludes(sent, m)) --out[fam(rib_.family(id))];
-    });
+  const auto source = by_source_.find(m.peer);
+  const auto originator = by_originator_.find(m.router_id);
+  for (auto f : {0, 1}) {
+    out[f] = counts_.v[f];
+    if (source != by_source_.end()) out[f] += source->second.own[f] - source->second.v[f];
+    if (originator != by_originator_.end()) out[f] -= originator->second.v[f];
+  }
 }
 
 std::size_t UpdateGroup::journal_bytes() const {

@@ -134,7 +134,7 @@ class UpdateGroup {
 
   /// This member has been sent the prefix, or will be.
   bool sends(const Member& member, PrefixId id) const;
-  /// Routes this member has been sent or will be; looks at every prefix.
+  /// Routes this member has been sent or will be.
   void count_for(const Member& member, std::uint32_t out[2]) const;
   /// What waits for this member: bytes of the journal, and prefixes if it is off the journal.
   struct Backlog {
@@ -147,7 +147,8 @@ class UpdateGroup {
  private:
   struct Sent {
     AttrId attr = kNoAttr;  // after the filter
-    std::uint32_t source : 28 = 0;
+    std::uint32_t source : 27 = 0;
+    std::uint32_t own : 1 = 0;      // the source is the originator, too
     std::uint32_t variant : 3 = 0;  // ExportVariant
     std::uint32_t resend : 1 = 0;
     bool same(const Sent& o) const { return attr == o.attr && source == o.source && variant == o.variant; }
@@ -198,6 +199,7 @@ class UpdateGroup {
   bool encode_set(const Sent& sent, Family family, Bytes& out, Ip& next_hop);
   void emit(std::vector<Item>& items, Segment& segment);
   void produce_some(std::size_t& budget);
+  void count(std::size_t family, const Sent& sent, int change);
   void append(std::shared_ptr<Segment> segment);
   void append_mark(Run::For what);
   void dump_window();
@@ -220,7 +222,14 @@ class UpdateGroup {
   std::vector<Member*> lagging_;
   Blocks<Sent> sent_;                                          // one path a prefix
   std::unordered_map<PrefixId, std::vector<SentPath>> paths_;  // families with add-path
-  std::uint32_t counts_[2] = {0, 0};
+  // Routes sent to everybody but the excluded; and of these those kept from a source, or from an originator (which may
+  // be the source: counted in both, so `own` makes up for it).
+  struct Counts {
+    std::uint32_t v[2] = {0, 0}, own[2] = {0, 0};
+  };
+  Counts counts_;
+  std::unordered_map<RibPeerId, Counts> by_source_;
+  std::unordered_map<std::uint32_t, Counts> by_originator_;
   std::vector<PrefixId> queue_;
   std::size_t queue_at_ = 0;
   std::vector<bool> queued_;

@@ -53,6 +53,16 @@ bool UpdateGroup::excludes(const Sent& sent, const Member& m) const {
   return router != 0 && router == m.router_id;
 }
 
+void UpdateGroup::count(std::size_t family, const Sent& sent, int change) {
+  const auto add = [&](Counts& c) {
+    c.v[family] += static_cast<std::uint32_t>(change);
+    if (sent.own != 0) c.own[family] += static_cast<std::uint32_t>(change);
+  };
+  add(counts_);
+  add(by_source_[sent.source]);
+  if (const auto router = skip_router(sent.attr); router != 0) add(by_originator_[router]);
+}
+
 /// Would there be bytes for it? Only what depends on the set, so that nothing fails later.
 bool UpdateGroup::sendable(const Sent& sent, Family family) {
   const auto& set = attrs_.at(sent.attr);
@@ -93,6 +103,7 @@ UpdateGroup::Sent UpdateGroup::wanted(PrefixId id, PathId path_id) {
     attrs_.unref(out.attr);
     return {};
   }
+  out.own = skip_router(out.attr) != 0 && skip_router(out.attr) == source.router_id;
   return out;
 }
 
@@ -192,7 +203,6 @@ void UpdateGroup::update(PrefixId id, std::vector<Item>& items) {
     gone.attr = kNoAttr;
     gone.audience = Run::For::everyone;
     items.push_back(gone);
-    --counts_[fam(family)];
   } else {
     const bool same_source = had && sent.source == next.source && skip_router(sent.attr) == skip_router(next.attr);
     if (again || !same_source || !same_bytes(family, sent, next)) {
@@ -200,8 +210,9 @@ void UpdateGroup::update(PrefixId id, std::vector<Item>& items) {
       items.push_back(item);
       if (had && !same_source) forget_where_new(item, next, sent, items);
     }
-    if (!had) ++counts_[fam(family)];
   }
+  if (had) count(fam(family), sent, -1);
+  if (has) count(fam(family), next, 1);
   attrs_.unref(sent.attr);
   sent = next;
   if (has && !had) rib_.pin(id);
@@ -237,8 +248,9 @@ void UpdateGroup::update_paths(PrefixId id, std::vector<Item>& items) {
     // The id may have been another peer's path before.
     if (was != nullptr) forget_where_new(item, n.sent, was->sent, items);
   }
+  for (const auto& o : old) count(family, o.sent, -1);
+  for (const auto& n : next) count(family, n.sent, 1);
   for (const auto& o : old) attrs_.unref(o.sent.attr);
-  counts_[family] += static_cast<std::uint32_t>(next.size()) - static_cast<std::uint32_t>(old.size());
   if (old.empty() && !next.empty()) rib_.pin(id);
   if (!old.empty() && next.empty()) rib_.unpin(id);
   if (!next.empty())

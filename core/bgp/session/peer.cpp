@@ -834,6 +834,7 @@ PeerStatus Peer::status() const {
     const auto f = fam(family);
     fs.imported = rp.paths[f];
     fs.stale = rp.stale[f];
+    fs.preferred = rp.preferred[f];
     fs.exported = exported[f];
     if (session_) {
       fs.negotiated = session_->families[f];
