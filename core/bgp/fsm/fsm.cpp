@@ -116,7 +116,7 @@ TimePoint Fsm::jittered(std::uint16_t s) const {
   return now_ + std::chrono::duration_cast<Duration>(seconds(s) * (0.75 + 0.25 * random_()));
 }
 
-bool Fsm::hard_reset(const Conn& c) const {
+bool Fsm::says_hard(const Conn& c) const {
   return local_n_ && c.remote && c.remote->caps.graceful_restart && c.remote->caps.graceful_restart->notification;
 }
 
@@ -206,7 +206,7 @@ void Fsm::handle(const event::Stop& e) {
     Down down{e.notification ? Down::Cause::notification_sent : Down::Cause::stopped,
               e.notification.value_or(Notification{}), e.notification ? describe(*e.notification) : "stopped"};
     auto say = e.notification;
-    if (say && say->code == notify::kCease && hard_reset(conn(s))) say = cease(say->subcode, true);
+    if (say && say->code == notify::kCease && says_hard(conn(s))) say = hard_reset(*say);
     fail_conn(s, std::move(down), std::move(say), false);
   }
   retry_.reset();
@@ -333,6 +333,13 @@ void Fsm::handle(const event::FaultFound& e) {
   Notification n{e.fault.code, e.fault.subcode, e.fault.data};
   fail_conn(e.slot, {Down::Cause::notification_sent, n, fmt::format("sent: {} ({})", describe(n), e.fault.what)}, n,
             true);
+}
+
+void Fsm::handle(const event::SendHoldExpired& e) {
+  if (conn(e.slot).phase != Phase::established) return;
+  // It stands behind what the peer did not take, so it will hardly get through; the peer that reads again late learns.
+  Notification n{notify::kSendHold, 0, {}};
+  fail_conn(e.slot, {Down::Cause::hold_expired, n, "send hold timer expired"}, n, false);
 }
 
 void Fsm::handle(const event::Timer&) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <random>
 
 #include "core/bgp/codec/communities.hpp"
@@ -303,10 +304,54 @@ TEST(BgpNotification, RoundTripAndText) {
   EXPECT_EQ(encode_notification({6, 0, Bytes(100000)}).size(), kMaxMessage);
 }
 
+TEST(BgpNotification, ShutdownCommunication) {
+  auto n = cease(notify::kShutdown, false, "back at 10:00");
+  EXPECT_EQ(n, (Notification{6, 2, hex("0d 6261636b2061742031303a3030")}));
+  EXPECT_EQ(describe(n), "Cease: Administrative shutdown \"back at 10:00\"");
+  EXPECT_EQ(describe(cease(notify::kReset, true, "kernel")),
+            "Cease: Hard reset (Cease: Administrative reset \"kernel\")");
+  EXPECT_EQ(cease(notify::kDeconfigured, false, "text"), (Notification{6, 3, {}})) << "not of this subcode";
+  EXPECT_EQ(cease(notify::kShutdown, false), (Notification{6, 2, {}}));
+  EXPECT_EQ(hard_reset({4, 0, hex("01")}), (Notification{6, 9, hex("04 00 01")}));
+
+  std::string text(254, 'x');
+  n = cease(notify::kShutdown, false, text + "yz");
+  EXPECT_EQ(n.data.size(), 256U);
+  EXPECT_EQ(n.data[0], std::byte{255});
+  n = cease(notify::kShutdown, false, text + "ü!");
+  EXPECT_EQ(n.data[0], std::byte{254}) << "not half a character";
+  n = cease(notify::kShutdown, false, text.substr(1) + "ü!");
+  EXPECT_EQ(n.data[0], std::byte{255});
+  EXPECT_TRUE(describe(n).ends_with("xü\"")) << describe(n);
+  EXPECT_EQ(describe(cease(notify::kShutdown, false, "Grüße \u20ac \U0001f4a1")),
+            "Cease: Administrative shutdown \"Grüße \u20ac \U0001f4a1\"");
+  // Broken UTF-8 and what would move the cursor or turn the text around.
+  for (const auto* bad : {"c3", "e282", "f09f92", "c080", "eda080", "f4908080", "ff", "1b", "7f", "0a", "c285",
+                          "e280ae", "e280a8", "e281a6", "efbbbf"}) {
+    auto data = hex(bad);
+    data.insert(data.begin(), static_cast<std::byte>(data.size() + 1));
+    data.push_back(std::byte{'A'});
+    const auto shown = describe({6, 2, data});
+    EXPECT_TRUE(shown.starts_with("Cease: Administrative shutdown \"?") && shown.ends_with("A\"")) << bad << shown;
+    for (const char c : shown) EXPECT_TRUE(c >= 0x20 && c < 0x7f) << bad;
+  }
+  EXPECT_EQ(describe({8, 0, {}}), "Send hold timer expired");
+  EXPECT_EQ(describe({6, 10, {}}), "Cease: BFD down");
+}
+
 TEST(BgpRefresh, RoundTrip) {
-  const RouteRefresh r{kIpv6Unicast, 0};
-  auto m = encode_route_refresh(r);
-  EXPECT_EQ(*decode_route_refresh(body(m)), r);
+  for (std::uint8_t subtype = 0; subtype < 4; ++subtype) {
+    const RouteRefresh r{kIpv6Unicast, subtype};
+    auto m = encode_route_refresh(r);
+    EXPECT_EQ(*decode_route_refresh(body(m)), r);
+  }
+  // RFC 7313 5: Invalid Message Length, with the whole message.
+  const auto longer = hex("ffffffffffffffffffffffffffffffff 0018 05 0001 01 01 00");
+  auto refused = decode_route_refresh(body(longer));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, 7);
+  EXPECT_EQ(refused.error().subcode, 1);
+  EXPECT_EQ(refused.error().data, longer);
   EXPECT_FALSE(decode_route_refresh(hex("0001 00")));
   EXPECT_FALSE(decode_route_refresh(hex("0001 00 01 00")));
 }
@@ -735,6 +780,122 @@ TEST(BgpUpdate, TruncationNeverLooksWhole) {
       EXPECT_LT(u.announced.size(), 2U);
     }
   }
+}
+
+/// Valid messages of every type, and what reads them.
+struct Sample {
+  std::string name;
+  Bytes message;
+  CodecContext context;
+};
+std::vector<Sample> samples(Random& random) {
+  std::vector<Sample> out;
+  const auto put = [&](std::string name, Bytes m, CodecContext c = {}) {
+    out.push_back({std::move(name), std::move(m), c});
+  };
+  for (int i = 0; i < 8; ++i) put("OPEN", encode_open(random.open()));
+  put("KEEPALIVE", encode_keepalive());
+  for (std::uint8_t subtype = 0; subtype < 3; ++subtype)
+    put("ROUTE-REFRESH", encode_route_refresh({kIpv6Unicast, subtype}));
+  put("NOTIFICATION", encode_notification({4, 0, {}}));
+  put("NOTIFICATION", encode_notification(cease(notify::kShutdown, true, "back soon")));
+  for (const auto family : {kIpv4Unicast, kIpv6Unicast}) {
+    Bytes m;
+    encode_end_of_rib(m, family);
+    put("End-of-RIB", std::move(m));
+  }
+  for (int i = 0; i < 40; ++i) {
+    const auto n = negotiate(random);
+    std::vector<Nlri> routes;
+    for (std::uint32_t k = 1 + random.below(12); k > 0; --k) routes.push_back(random.route(n.family, n.out.add_path));
+    Bytes announced, withdrawn;
+    std::size_t count = 0;
+    const auto a = random.attrs(n.ipv6_next_hop);
+    Bytes block;
+    EXPECT_TRUE(encode_attributes(block, a));
+    if (encode_announce(announced, count, n.out, block, a.next_hop, routes))
+      put("UPDATE announcing", std::move(announced), n.in);
+    encode_withdraw(withdrawn, count, n.out, routes);
+    put("UPDATE withdrawing", std::move(withdrawn), n.in);
+  }
+  return out;
+}
+
+TEST(BgpMessages, EveryTruncationIsRefusedOrClean) {
+  Random random(10);
+  const auto is_head_of = [](const std::vector<Nlri>& part, const std::vector<Nlri>& whole) {
+    return part.size() <= whole.size() && std::equal(part.begin(), part.end(), whole.begin());
+  };
+  std::map<std::string, std::size_t> refused, clean;
+  Update whole, cut;
+  for (const auto& [name, message, context] : samples(random)) {
+    const auto header = decode_header(View(message).first(kHeaderSize), context.max_message);
+    ASSERT_TRUE(header) << name;
+    if (header->type == MessageType::update) {
+      ASSERT_TRUE(decode_update(body(message), context, whole)) << name;
+    }
+    for (std::size_t n = 0; n < message.size(); ++n) {
+      SCOPED_TRACE(name + " cut to " + std::to_string(n));
+      // As it stands in a stream that breaks off: the framer still waits for the rest.
+      const std::vector<std::byte> exact(message.begin(), message.begin() + static_cast<std::ptrdiff_t>(n));
+      if (n < kHeaderSize) {
+        EXPECT_FALSE(decode_header(exact, context.max_message));
+        continue;
+      }
+      auto h = decode_header(View(exact).first(kHeaderSize), context.max_message);
+      ASSERT_TRUE(h);
+      EXPECT_GT(h->length, n);
+      // With a length field that agrees.
+      auto lying = exact;
+      lying[16] = static_cast<std::byte>(n >> 8);
+      lying[17] = static_cast<std::byte>(n);
+      h = decode_header(View(lying).first(kHeaderSize), context.max_message);
+      if (!h) {
+        ++refused[name];
+        continue;
+      }
+      bool ok = false;
+      switch (h->type) {
+        case MessageType::open:
+          ok = decode_open(body(lying)).has_value();
+          EXPECT_FALSE(ok);
+          break;
+        case MessageType::keepalive:
+          FAIL();
+        case MessageType::route_refresh:
+          ok = decode_route_refresh(body(lying)).has_value();
+          EXPECT_FALSE(ok);
+          break;
+        case MessageType::notification: {
+          const auto got = decode_notification(body(lying)), want = decode_notification(body(message));
+          ok = got.has_value();
+          if (!ok) break;
+          EXPECT_EQ(got->code, want->code);
+          EXPECT_EQ(got->subcode, want->subcode);
+          EXPECT_TRUE(std::equal(got->data.begin(), got->data.end(), want->data.begin()));
+          EXPECT_FALSE(describe(*got).empty());
+          break;
+        }
+        case MessageType::update:
+          ok = decode_update(body(lying), context, cut).has_value();
+          if (!ok) break;
+          // What is left of it is a shorter message that says the same of fewer routes.
+          EXPECT_FALSE(cut.end_of_rib) << "an end that nobody meant";
+          EXPECT_TRUE(is_head_of(cut.announced, whole.announced));
+          EXPECT_TRUE(is_head_of(cut.announced_mp, whole.announced_mp));
+          EXPECT_TRUE(is_head_of(cut.withdrawn, whole.withdrawn));
+          EXPECT_LT(cut.announced.size() + cut.withdrawn.size(), whole.announced.size() + whole.withdrawn.size() + 1);
+          EXPECT_TRUE(cut.announced.empty() || cut.treat_as_withdraw || cut.attrs == whole.attrs);
+          break;
+      }
+      ++(ok ? clean : refused)[name];
+    }
+  }
+  for (const auto* name :
+       {"OPEN", "ROUTE-REFRESH", "NOTIFICATION", "End-of-RIB", "UPDATE announcing", "UPDATE withdrawing"})
+    EXPECT_GT(refused[name], 0U) << name;
+  EXPECT_GT(clean["UPDATE announcing"], 50U) << "cut between two routes it is whole";
+  EXPECT_EQ(clean.count("OPEN") + clean.count("ROUTE-REFRESH") + clean.count("UPDATE withdrawing"), 0U);
 }
 
 TEST(BgpUpdate, RandomDamageNeverCrashes) {
