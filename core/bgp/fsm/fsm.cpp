@@ -21,6 +21,24 @@ constexpr std::array<milliseconds, 13> kRetry{
     milliseconds{2000}, milliseconds{3000}, milliseconds{5000}};
 }  // namespace
 
+std::string_view to_string(PeerState state) {
+  switch (state) {
+    case PeerState::idle:
+      return "Idle";
+    case PeerState::connect:
+      return "Connect";
+    case PeerState::active:
+      return "Active";
+    case PeerState::open_sent:
+      return "OpenSent";
+    case PeerState::open_confirm:
+      return "OpenConfirm";
+    case PeerState::established:
+      return "Established";
+  }
+  return "?";
+}
+
 Fsm::Fsm(FsmConfig config, std::function<Capabilities()> capabilities, std::function<double()> random)
     : config_(config), capabilities_(std::move(capabilities)), random_(std::move(random)) {}
 
