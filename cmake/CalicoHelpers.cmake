@@ -66,6 +66,11 @@ function(calico_test name)
   set_tests_properties(${name} PROPERTIES LABELS ${T_LABEL} TIMEOUT ${T_TIMEOUT})
   if(T_LABEL STREQUAL unit)
     add_dependencies(calico-unit-tests ${name})
+    # Where threads meet: these run under the thread sanitizer too.
+    if(name MATCHES "^(loop|store|bgp)_")
+      set_tests_properties(${name} PROPERTIES LABELS "unit;threads")
+      add_dependencies(calico-thread-tests ${name})
+    endif()
   endif()
 endfunction()
 

@@ -7,7 +7,8 @@ build_packages="g++ cmake ninja-build ccache pkg-config libboost1.81-dev libboos
 # What the demonstration runs besides our own binary: DHCP server and client, ip.
 demo_packages="iproute2 dnsmasq-base dhcpcd-base procps"
 # Real peers and tools the tests compare with.
-test_packages="bird2 etcd-server etcd-client python3-etcd3gw nftables iputils-ping tcpdump openssl git"
+# clang and its run-time library: libFuzzer.
+test_packages="clang libclang-rt-14-dev bird2 etcd-server etcd-client python3-etcd3gw nftables iputils-ping tcpdump openssl git"
 
 say() { printf '== %s\n' "$*"; }
 
@@ -49,14 +50,15 @@ install_packages() {
     without_service_starts apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends $missing >/dev/null
 }
 
-# build PRESET [TARGET…]: configures and builds on all cores.
+# build PRESET [TARGET [SETTING…]]: configures (-DNAME=VALUE) and builds on all cores.
 build() {
-  preset=$1
+  preset=$1 target=${2:-}
   shift
+  [ $# -gt 0 ] && shift
   say "building ($preset)"
   jobs=$(nproc)
-  cmake --preset "$preset" -DCMAKE_CXX_COMPILER_LAUNCHER=ccache >/dev/null &&
-    cmake --build --preset "$preset" -j "$jobs" ${1:+--target "$@"} >build/"$preset"/build.log 2>&1 || {
+  cmake --preset "$preset" -DCMAKE_CXX_COMPILER_LAUNCHER=ccache "$@" >/dev/null &&
+    cmake --build --preset "$preset" -j "$jobs" ${target:+--target "$target"} >build/"$preset"/build.log 2>&1 || {
     grep -E "error|FAILED|CMake Error" -A3 build/"$preset"/build.log 2>/dev/null | head -60 >&2
     echo "$0: the build failed; all of it is in build/$preset/build.log" >&2
     return 3

@@ -29,24 +29,6 @@ LocalSpeaker speaker_of(const Options& o) {
 }
 }  // namespace
 
-std::string_view to_string(PeerState state) {
-  switch (state) {
-    case PeerState::idle:
-      return "Idle";
-    case PeerState::connect:
-      return "Connect";
-    case PeerState::active:
-      return "Active";
-    case PeerState::open_sent:
-      return "OpenSent";
-    case PeerState::open_confirm:
-      return "OpenConfirm";
-    case PeerState::established:
-      return "Established";
-  }
-  return "?";
-}
-
 EngineCore::EngineCore(Loop& loop, Options options)
     : loop_(loop),
       options_(std::move(options)),

@@ -214,14 +214,60 @@ void encode_capabilities(Writer& w, const Capabilities& caps) {
   for (const auto& u : caps.unknown) encode_capability(w, u.code, [&] { w.put(u.value); });
 }
 
-/// Text from a peer, safe to show: printable ASCII, at most 128 characters.
+constexpr std::size_t kLongestText = 255;  // RFC 9003 2
+
+/// Length of the well-formed UTF-8 character at the front, 0 if there is none.
+std::size_t character(View v) {
+  const auto at = [&](std::size_t i) { return i < v.size() ? std::to_integer<unsigned>(v[i]) : 0U; };
+  const auto tail = [&](std::size_t i) { return (at(i) & 0xc0) == 0x80; };
+  const auto first = at(0);
+  if (v.empty()) return 0;
+  if (first < 0x80) return 1;
+  if (first >= 0xc2 && first < 0xe0) return tail(1) ? 2 : 0;
+  if (first >= 0xe0 && first < 0xf0) {
+    const bool shortest = first != 0xe0 || at(1) >= 0xa0, surrogate = first == 0xed && at(1) >= 0xa0;
+    return shortest && !surrogate && tail(1) && tail(2) ? 3 : 0;
+  }
+  if (first >= 0xf0 && first < 0xf5) {
+    const bool fits = (first != 0xf0 || at(1) >= 0x90) && (first != 0xf4 || at(1) < 0x90);
+    return fits && tail(1) && tail(2) && tail(3) ? 4 : 0;
+  }
+  return 0;
+}
+
+/// What a terminal would obey instead of show: controls, line separators, marks and overrides of direction.
+bool commands_a_terminal(View c) {
+  const auto at = [&](std::size_t i) { return std::to_integer<unsigned>(c[i]); };
+  if (c.size() == 1) return at(0) < 0x20 || at(0) == 0x7f;
+  if (c.size() == 2) return at(0) == 0xc2 && at(1) < 0xa0;
+  if (c.size() == 3 && at(0) == 0xe2)
+    return (at(1) == 0x80 && ((at(2) >= 0x8b && at(2) <= 0x8f) || (at(2) >= 0xa8 && at(2) <= 0xae))) ||
+           (at(1) == 0x81 && at(2) >= 0xa0 && at(2) <= 0xaf);
+  return c.size() == 3 && at(0) == 0xef && at(1) == 0xbb && at(2) == 0xbf;
+}
+
+/// Text from a peer, safe to show.
 std::string printable(View v) {
   std::string out;
-  for (auto b : v.first(std::min<std::size_t>(v.size(), 128))) {
-    const auto c = std::to_integer<unsigned char>(b);
-    out += c >= 0x20 && c < 0x7f ? static_cast<char>(c) : '?';
+  while (!v.empty()) {
+    const auto n = character(v);
+    const auto c = v.first(std::max<std::size_t>(n, 1));
+    if (n == 0 || commands_a_terminal(c))
+      out += '?';
+    else
+      out += wire::as_text(c);
+    v = v.subspan(c.size());
   }
   return out;
+}
+
+/// RFC 9003: one length byte, then UTF-8. Empty: none, or a length that lies.
+View communication(const Notification& n) {
+  if (n.code != notify::kCease || (n.subcode != notify::kShutdown && n.subcode != notify::kReset) || n.data.empty())
+    return {};
+  const auto length = std::to_integer<std::size_t>(n.data[0]);
+  if (length > n.data.size() - 1) return {};
+  return View(n.data).subspan(1, length);
 }
 
 }  // namespace
@@ -368,15 +414,41 @@ Bytes encode_notification(const Notification& n) {
   return w.take();
 }
 
-Notification cease(std::uint8_t subcode, bool hard) {
-  if (!hard) return {notify::kCease, subcode, {}};
-  return {notify::kCease, notify::kHardReset, {std::byte{notify::kCease}, std::byte{subcode}}};
+Notification cease(std::uint8_t subcode, bool hard, std::string_view text) {
+  Notification n{notify::kCease, subcode, {}};
+  if (!text.empty() && (subcode == notify::kShutdown || subcode == notify::kReset)) {
+    auto v = wire::as_bytes(text);
+    if (v.size() > kLongestText) {
+      std::size_t fits = 0;
+      for (std::size_t next = 0; (next = character(v.subspan(fits))) != 0 && fits + next <= kLongestText;) fits += next;
+      v = v.first(fits);
+    }
+    Writer w(kLongestText + 1);
+    w.be<std::uint8_t>(v.size());
+    w.put(v);
+    n.data = w.take();
+  }
+  return hard ? hard_reset(n) : n;
+}
+
+Notification hard_reset(const Notification& n) {
+  Writer w(n.data.size() + 2);
+  w.be<std::uint8_t>(n.code);
+  w.be<std::uint8_t>(n.subcode);
+  w.put(n.data);
+  return {notify::kCease, notify::kHardReset, w.take()};
 }
 
 std::string describe(const Notification& n) {
-  static constexpr std::array<std::string_view, 8> kCodes{
-      "",      "Message header error", "OPEN error", "UPDATE error", "Hold timer expired", "Finite state machine error",
-      "Cease", "ROUTE-REFRESH error"};
+  static constexpr std::array<std::string_view, 9> kCodes{"",
+                                                          "Message header error",
+                                                          "OPEN error",
+                                                          "UPDATE error",
+                                                          "Hold timer expired",
+                                                          "Finite state machine error",
+                                                          "Cease",
+                                                          "ROUTE-REFRESH error",
+                                                          "Send hold timer expired"};
   static constexpr std::array<std::string_view, 12> kOpen{"",
                                                           "Unsupported version",
                                                           "Bad peer AS",
@@ -440,19 +512,12 @@ std::string describe(const Notification& n) {
       if (n.subcode != 0) out += fmt::format(": {}", n.subcode);
   }
   if (n.code == notify::kCease && n.subcode == notify::kHardReset && n.data.size() >= 2) {
-    Notification inner{std::to_integer<std::uint8_t>(n.data[0]),
-                       std::to_integer<std::uint8_t>(n.data[1]),
-                       {n.data.begin() + 2, n.data.end()}};
+    Notification inner{std::to_integer<std::uint8_t>(n.data[0]), std::to_integer<std::uint8_t>(n.data[1]),
+                       Bytes(n.data.begin() + 2, n.data.end())};
     // One level only: a hard reset inside a hard reset says nothing more.
     if (inner.subcode != notify::kHardReset) out += fmt::format(" ({})", describe(inner));
   }
-  // RFC 9003: one length byte, then UTF-8.
-  if (n.code == notify::kCease && (n.subcode == notify::kShutdown || n.subcode == notify::kReset) &&
-      n.data.size() > 1) {
-    const auto length = std::to_integer<std::size_t>(n.data[0]);
-    if (length > 0 && length <= n.data.size() - 1)
-      out += fmt::format(" \"{}\"", printable(View(n.data).subspan(1, length)));
-  }
+  if (const auto text = communication(n); !text.empty()) out += fmt::format(" \"{}\"", printable(text));
   return out;
 }
 
@@ -463,8 +528,15 @@ Decoded<RouteRefresh> decode_route_refresh(View body) {
   m.subtype = r.be<std::uint8_t>();
   m.family.safi = r.be<std::uint8_t>();
   if (!r.ok()) return tl::unexpected(fault(notify::kHeader, 2, "ROUTE-REFRESH is short"));
-  // Anything longer carries ORF (RFC 5291), which nobody was offered.
-  if (r.left() != 0) return tl::unexpected(fault(notify::kRefresh, 1, "ROUTE-REFRESH is long", body));
+  if (r.left() != 0) {
+    // RFC 7313 5: the complete message is the data, as far as a NOTIFICATION holds it.
+    Writer whole(kMaxExtendedMessage);
+    begin_message(whole, MessageType::route_refresh);
+    whole.put(body);
+    finish_message(whole);
+    return tl::unexpected(
+        fault(notify::kRefresh, 1, fmt::format("ROUTE-REFRESH of {} bytes", whole.size()), whole.view()));
+  }
   return m;
 }
 

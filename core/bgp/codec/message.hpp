@@ -2,11 +2,12 @@
 /// The BGP messages other than UPDATE as values, and the frame around all of them. Pure: bytes -> value or Fault, value
 /// -> bytes; no clock, no log, no I/O. Thread: any. Errors: a Fault is what the NOTIFICATION must say (RFC 4271 6) plus
 /// a line for people. RFC: 4271 4.1-4.5, 5492 and 9072 (OPEN parameters), 4760, 6793, 2918, 7313, 4724 and 8538 (N
-/// bit), 9494, 7911, 8950, 8654, 6608, 9003. Deviations: a repeated optional parameter or capability is not an error;
-/// the last one counts (5492 4 leaves it open), in capabilities that list families the last one of each family.
+/// bit), 9494, 7911, 8950, 8654, 6608, 9003, 9687. Deviations: a repeated optional parameter or capability is not an
+/// error; the last one counts (5492 4 leaves it open), in capabilities that list families the last one of each family.
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <tl/expected.hpp>
 #include <vector>
 
@@ -35,9 +36,10 @@ inline constexpr std::size_t kMaxMessage = 4096, kMaxExtendedMessage = 65535;  /
 
 /// NOTIFICATION codes (RFC 4271 4.5) and the subcodes we send.
 namespace notify {
-inline constexpr std::uint8_t kHeader = 1, kOpen = 2, kUpdate = 3, kHoldTimer = 4, kFsm = 5, kCease = 6, kRefresh = 7;
+inline constexpr std::uint8_t kHeader = 1, kOpen = 2, kUpdate = 3, kHoldTimer = 4, kFsm = 5, kCease = 6, kRefresh = 7,
+                              kSendHold = 8;
 inline constexpr std::uint8_t kMaxPrefixes = 1, kShutdown = 2, kDeconfigured = 3, kReset = 4, kRejected = 5,
-                              kConfigChange = 6, kCollision = 7, kOutOfResources = 8, kHardReset = 9;
+                              kConfigChange = 6, kCollision = 7, kOutOfResources = 8, kHardReset = 9, kBfdDown = 10;
 }  // namespace notify
 
 struct AfiSafi {
@@ -134,16 +136,23 @@ struct Notification {
 };
 [[nodiscard]] Decoded<Notification> decode_notification(View body);
 [[nodiscard]] Bytes encode_notification(const Notification& n);
-/// Cease with RFC 8538's Hard Reset around it when `hard` (both sides announced N).
-[[nodiscard]] Notification cease(std::uint8_t subcode, bool hard);
-/// "Cease/Peer de-configured", with the shutdown communication (RFC 9003) if there is one; printable.
+/// Cease with RFC 8538's Hard Reset around it when `hard` (both sides announced N). `text` goes along as the shutdown
+/// communication (RFC 9003) of kShutdown and kReset, cut to 255 bytes at a character; other subcodes carry none.
+[[nodiscard]] Notification cease(std::uint8_t subcode, bool hard, std::string_view text = {});
+/// The same around (or without) RFC 8538's Hard Reset, whatever it carries.
+[[nodiscard]] Notification hard_reset(const Notification& n);
+/// "Cease: Peer de-configured", with the shutdown communication (RFC 9003) if there is one; one line, valid UTF-8,
+/// nothing in it that a terminal would obey.
 [[nodiscard]] std::string describe(const Notification& n);
 
 struct RouteRefresh {
   AfiSafi family;
-  std::uint8_t subtype = 0;  ///< RFC 7313: 0 request, 1 BoRR, 2 EoRR
+  std::uint8_t subtype = 0;  ///< others than these are to be ignored (RFC 7313 5)
+  static constexpr std::uint8_t kRequest = 0, kBegin = 1, kEnd = 2;
   bool operator==(const RouteRefresh&) const = default;
 };
+/// Fault: a length other than 4, with the code RFC 7313 5 has for it. Longer requests carry ORF (RFC 5291), which
+/// nobody was offered.
 [[nodiscard]] Decoded<RouteRefresh> decode_route_refresh(View body);
 [[nodiscard]] Bytes encode_route_refresh(const RouteRefresh& r);
 

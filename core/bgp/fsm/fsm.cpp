@@ -21,6 +21,24 @@ constexpr std::array<milliseconds, 13> kRetry{
     milliseconds{2000}, milliseconds{3000}, milliseconds{5000}};
 }  // namespace
 
+std::string_view to_string(PeerState state) {
+  switch (state) {
+    case PeerState::idle:
+      return "Idle";
+    case PeerState::connect:
+      return "Connect";
+    case PeerState::active:
+      return "Active";
+    case PeerState::open_sent:
+      return "OpenSent";
+    case PeerState::open_confirm:
+      return "OpenConfirm";
+    case PeerState::established:
+      return "Established";
+  }
+  return "?";
+}
+
 Fsm::Fsm(FsmConfig config, std::function<Capabilities()> capabilities, std::function<double()> random)
     : config_(config), capabilities_(std::move(capabilities)), random_(std::move(random)) {}
 
@@ -116,7 +134,7 @@ TimePoint Fsm::jittered(std::uint16_t s) const {
   return now_ + std::chrono::duration_cast<Duration>(seconds(s) * (0.75 + 0.25 * random_()));
 }
 
-bool Fsm::hard_reset(const Conn& c) const {
+bool Fsm::says_hard(const Conn& c) const {
   return local_n_ && c.remote && c.remote->caps.graceful_restart && c.remote->caps.graceful_restart->notification;
 }
 
@@ -206,11 +224,7 @@ void Fsm::handle(const event::Stop& e) {
     Down down{e.notification ? Down::Cause::notification_sent : Down::Cause::stopped,
               e.notification.value_or(Notification{}), e.notification ? describe(*e.notification) : "stopped"};
     auto say = e.notification;
-    if (say && say->code == notify::kCease && hard_reset(conn(s))) {
-      const auto text = std::move(say->data);  // RFC 9003's stays
-      say = cease(say->subcode, true);
-      say->data.insert(say->data.end(), text.begin(), text.end());
-    }
+    if (say && say->code == notify::kCease && says_hard(conn(s))) say = hard_reset(*say);
     fail_conn(s, std::move(down), std::move(say), false);
   }
   retry_.reset();
@@ -337,6 +351,13 @@ void Fsm::handle(const event::FaultFound& e) {
   Notification n{e.fault.code, e.fault.subcode, e.fault.data};
   fail_conn(e.slot, {Down::Cause::notification_sent, n, fmt::format("sent: {} ({})", describe(n), e.fault.what)}, n,
             true);
+}
+
+void Fsm::handle(const event::SendHoldExpired& e) {
+  if (conn(e.slot).phase != Phase::established) return;
+  // It stands behind what the peer did not take, so it will hardly get through; the peer that reads again late learns.
+  Notification n{notify::kSendHold, 0, {}};
+  fail_conn(e.slot, {Down::Cause::hold_expired, n, "send hold timer expired"}, n, false);
 }
 
 void Fsm::handle(const event::Timer&) {

@@ -5,11 +5,11 @@
 ///
 /// Thread: any, one at a time. Owns: nothing outside. Errors: none; what fails becomes actions.
 /// RFC: 4271 8 and 6.8 (collision), 4724 4.2 (a new connection replaces a living session), 6286 (identifiers), 6608,
-/// 8538 (Hard Reset). Deviations: no DelayOpen; the wait for an OPEN is 30 s instead of 4 minutes; a connection attempt
-/// is given up after 5 s and the next one follows after 0.2 s to 5 s (1 s to 30 s after a NOTIFICATION). Collision
-/// trap: t0 both sides connect; t1 A is Established on its connection and has the other side's OPEN unread on the
-/// second; t2 A reads it. Replacing the session now would close the connection that B has just chosen. So a session is
-/// replaced only by a connection accepted at least kReplaceGuard after it came up.
+/// 8538 (Hard Reset), 9687 4. Deviations: no DelayOpen; the wait for an OPEN is 30 s instead of 4 minutes; a connection
+/// attempt is given up after 5 s and the next one follows after 0.2 s to 5 s (1 s to 30 s after a NOTIFICATION).
+/// Collision trap: t0 both sides connect; t1 A is Established on its connection and has the other side's OPEN unread on
+/// the second; t2 A reads it. Replacing the session now would close the connection that B has just chosen. So a session
+/// is replaced only by a connection accepted at least kReplaceGuard after it came up.
 #include <algorithm>
 #include <cstdint>
 #include <functional>
@@ -43,7 +43,7 @@ struct Down {
   enum class Cause : std::uint8_t {
     tcp,                    ///< closed or broken without a word
     replaced,               ///< the peer came back on a new connection
-    hold_expired,           ///< nothing heard; we said so
+    hold_expired,           ///< nothing heard, or nothing taken (RFC 9687); we said so
     notification_received,  ///< `notification` says what
     notification_sent,      ///< a fault of the peer, or our wish
     stopped,                ///< we closed without a word
@@ -94,11 +94,15 @@ struct FaultFound {
   Slot slot;
   Fault fault;
 };
+/// The peer has taken nothing of what waits for it for too long (RFC 9687); the writer knows when.
+struct SendHoldExpired {
+  Slot slot;
+};
 struct Timer {};
 }  // namespace event
 using Event = std::variant<event::Start, event::Stop, event::Restart, event::Connected, event::ConnectFailed,
                            event::Closed, event::OpenReceived, event::KeepaliveReceived, event::RoutesReceived,
-                           event::NotificationReceived, event::FaultFound, event::Timer>;
+                           event::NotificationReceived, event::FaultFound, event::SendHoldExpired, event::Timer>;
 
 namespace action {
 struct Connect {
@@ -182,6 +186,7 @@ class Fsm {
   void handle(const event::RoutesReceived&);
   void handle(const event::NotificationReceived&);
   void handle(const event::FaultFound&);
+  void handle(const event::SendHoldExpired&);
   void handle(const event::Timer&);
 
   void start_connect();
@@ -190,7 +195,7 @@ class Fsm {
   void drop(Slot slot);  // forget and Close
   void fail_conn(Slot slot, Down down, std::optional<Notification> say, bool penalty);
   void schedule_retry(bool penalty);
-  bool hard_reset(const Conn& c) const;
+  bool says_hard(const Conn& c) const;
   TimePoint jittered(std::uint16_t seconds) const;
   Conn& conn(Slot s) { return conns_[s]; }
   Slot other(Slot s) const { return static_cast<Slot>(1 - s); }

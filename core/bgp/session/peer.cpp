@@ -788,10 +788,8 @@ void Peer::on_timer() {
   const auto now = core_.now();
   if (auto* c = connection()) {
     const auto limit = std::max<Duration>(kSendHold, seconds(2 * fsm_.hold_time_s()));
-    if (auto since = c->stuck_since(); since && now - *since > limit) {
-      on_closed(*c, "send hold timer expired");
-      return;
-    }
+    if (auto since = c->stuck_since(); since && now - *since > limit)
+      return feed(event::SendHoldExpired{session_->slot});
   }
   if (stale_deadline_ && *stale_deadline_ <= now) expire_stale();
   if (eor_deadline_ && *eor_deadline_ <= now) {

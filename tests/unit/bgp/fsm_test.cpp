@@ -371,6 +371,29 @@ TEST(BgpFsm, NotificationsAndFaultsEndTheSession) {
   EXPECT_EQ(a.downs.at(1).cause, Down::Cause::notification_sent);
 }
 
+TEST(BgpFsm, APeerThatTakesNothingIsToldAndLeft) {
+  Side a(1);
+  const auto s = a.establish(2);
+  a.on(event::SendHoldExpired{s});
+  EXPECT_EQ(a.said[s], (Notification{8, 0, {}})) << "RFC 9687";
+  EXPECT_EQ(a.closed, std::vector{s});
+  ASSERT_EQ(a.downs.size(), 1U);
+  EXPECT_EQ(a.downs[0].cause, Down::Cause::hold_expired) << "its routes are kept as after silence";
+  EXPECT_EQ(a.downs[0].text, "send hold timer expired");
+  const auto again = a.accept();
+  ASSERT_TRUE(again);
+  a.on(event::SendHoldExpired{*again});
+  EXPECT_EQ(a.downs.size(), 1U) << "only of a session";
+  EXPECT_EQ(a.fsm->state(), PeerState::open_sent);
+}
+
+TEST(BgpFsm, AStopWithWordsKeepsThemInTheHardReset) {
+  Side a(1);
+  const auto s = a.establish(2);
+  a.on(event::Stop{cease(notify::kShutdown, false, "maintenance")});
+  EXPECT_EQ(describe(a.said[s]), "Cease: Hard reset (Cease: Administrative shutdown \"maintenance\")");
+}
+
 TEST(BgpFsm, EventsForAClosedSlotDoNothing) {
   Side a(1);
   const auto s = a.establish(2);
@@ -382,6 +405,7 @@ TEST(BgpFsm, EventsForAClosedSlotDoNothing) {
     a.on(event::Connected{s});
     a.on(event::ConnectFailed{s, "x"});
     a.on(event::FaultFound{s, {}});
+    a.on(event::SendHoldExpired{s});
     a.on(event::NotificationReceived{s, {}});
     a.on(event::OpenReceived{s, Side::open(2)});
   }
