@@ -56,8 +56,8 @@ std::string frr(const Place& p) {
 
 std::string floor(const Place& p) {
   const auto& w = p.workload.plan();
-  return fmt::format("{} mirror {} {} {} {} {} {}", p.options.self, static_cast<int>(w.shape), w.senders, w.receivers,
-                     w.per_sender, w.spare, static_cast<int>(w.senders_counted));
+  return fmt::format("{} mirror {} {} {} {} {} {} {}", p.options.self, static_cast<int>(w.shape), w.senders,
+                     w.receivers, w.per_sender, w.spare, static_cast<int>(w.senders_counted), p.options.damage);
 }
 
 struct Row {

@@ -39,6 +39,7 @@ struct Totals {
   std::uint64_t duplicates = 0;                ///< announced again while held
   std::uint64_t spurious = 0;                  ///< withdrawn while not held
   std::uint64_t own_back = 0;                  ///< the client's own routes
+  std::uint64_t med_added = 0;                 ///< messages with a MED of 0 where none was sent
   Totals& operator+=(const Totals& o);
   Totals operator-(const Totals& o) const;
 };
@@ -121,7 +122,7 @@ class Generator {
   void announced(Peer& p, const std::uint8_t* at, const std::uint8_t* end, std::uint32_t set);
   template <Shape S>
   void withdrawn(Peer& p, const std::uint8_t* at, const std::uint8_t* end);
-  void check(const Peer& p, std::uint32_t set, View attributes);
+  void check(Peer& p, std::uint32_t set, View attributes);
   void timers(Clock::time_point now);
 
   const Workload& workload_;

@@ -75,6 +75,8 @@ const std::vector<Figure>& figures() {
       daemon_cpu("withdraw daemon CPU s", "withdraw"),
       wall("drop s", "drop"),
       {"own routes sent back", "{:.0f}", false, [](const Run& r) { return Value(double(r.totals.own_back)); }},
+      {"messages with MED 0 added", "{:.0f}", false,
+       [](const Run& r) { return r.totals.med_added > 0 ? Value(double(r.totals.med_added)) : std::nullopt; }},
       {"duplicates", "{:.0f}", false, [](const Run& r) { return Value(double(r.totals.duplicates)); }},
       {"faults", "{:.0f}", false, [](const Run& r) { return Value(double(r.faults.total())); }},
   };
