@@ -158,6 +158,19 @@ double Daemon::cpu_seconds() const {
   return sum;
 }
 
+double Daemon::wait_seconds() const {
+  double sum = 0;
+  for (const auto pid : tree()) {
+    std::error_code ec;
+    for (const auto& task : fs::directory_iterator(fmt::format("/proc/{}/task", pid), ec)) {
+      std::istringstream in(slurp(task.path() / "schedstat"));
+      double ran = 0, waited = 0;
+      if (in >> ran >> waited) sum += waited / 1e9;
+    }
+  }
+  return sum;
+}
+
 Memory Daemon::memory() const {
   Memory m;
   for (const auto pid : tree()) {

@@ -46,6 +46,8 @@ class Daemon {
   bool alive() const;
   /// utime + stime of the process tree, to the nanosecond.
   double cpu_seconds() const;
+  /// How long its threads were ready and did not run.
+  double wait_seconds() const;
   Memory memory() const;
   std::string log_tail() const;
 

@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::size_t kRead = 256 * 1024;
 constexpr auto kRetry = std::chrono::milliseconds(100);
+constexpr auto kHandshake = std::chrono::seconds(5);
 constexpr auto kKeepaliveEvery = std::chrono::seconds(20);
 
 sockaddr_in socket_address(std::uint32_t address, std::uint16_t port) {
@@ -94,6 +95,7 @@ void Generator::open(Peer& p) {
   e.data.u32 = p.index;
   if (::epoll_ctl(epoll_, EPOLL_CTL_ADD, p.fd, &e) != 0) throw std::runtime_error("epoll_ctl failed");
   p.state = State::connecting;
+  p.give_up = Clock::now() + kHandshake;
   p.wants_write = true;
   const auto to = socket_address(Workload::kReflector, 179);
   if (::connect(p.fd, reinterpret_cast<const sockaddr*>(&to), sizeof to) != 0 && errno != EINPROGRESS) close(p, true);
@@ -105,7 +107,6 @@ void Generator::close(Peer& p, bool again) {
   if (p.state == State::established) --established_;
   p.state = again ? State::waiting : State::idle;
   if (again) {
-    ++waiting_;
     ++reconnects_;
     p.retry = Clock::now() + kRetry;
   }
@@ -400,12 +401,12 @@ void Generator::check(Peer& p, std::uint32_t set, View attributes) {
 void Generator::timers(Clock::time_point now) {
   if (now < next_timer_) return;
   next_timer_ = now + std::chrono::milliseconds(20);
-  if (waiting_ > 0)
-    for (auto& p : peers_)
-      if (p.state == State::waiting && now >= p.retry) {
-        --waiting_;
-        open(p);
-      }
+  if (established_ < peers_.size())
+    for (auto& p : peers_) {
+      const bool unanswered = p.state == State::connecting || p.state == State::open_sent;
+      if (unanswered && now >= p.give_up) close(p, true);
+      if (p.state == State::waiting && now >= p.retry) open(p);
+    }
   if (now >= next_keepalive_) {
     next_keepalive_ = now + kKeepaliveEvery;
     for (auto& p : peers_)

@@ -53,6 +53,7 @@ const std::vector<Figure>& figures() {
       wall("establish s", "establish"),
       of_load("announce s", "{:.3f}", true, [](const Phase& p) { return p.wall_s; }),
       of_load("announce daemon CPU s", "{:.3f}", true, [](const Phase& p) { return p.daemon_cpu_s; }),
+      of_load("daemon waiting for the CPU s", "{:.3f}", false, [](const Phase& p) { return p.daemon_wait_s; }),
       of_load("announce generator CPU s", "{:.3f}", false, [](const Phase& p) { return p.generator_cpu_s; }),
       of_load("UPDATEs received", "{:.0f}", false,
               [](const Phase& p) { return static_cast<double>(p.received.updates); }),
