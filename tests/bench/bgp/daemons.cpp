@@ -28,6 +28,19 @@ std::string ours(const Place& p) {
                      p.options.speaker, (p.dir / "state").string());
 }
 
+// The whole role: kernel's side, birdc's sockets, local store. The range is insecure on purpose, as the others' are.
+std::string node(const Place& p) {
+  const auto dir = p.dir.string();
+  write(p.dir / "node.conf", fmt::format("[node]\nname = rr\nstate_dir = {0}/state\nrun_dir = {0}/run\nfelix_cfg =\n"
+                                         "[datastore]\nendpoints = http://127.0.0.1:2379\ninsecure = yes\n"
+                                         "[bgp]\nrouter_id = 10.66.0.1\nsource_address = 10.66.0.1\n"
+                                         "kernel_export = no\npeers_from_datastore = no\n"
+                                         "[bgp.range.c]\nprefix = 10.66.0.0/16\nremote_as = 64512\n"
+                                         "insecure = yes\nroute_reflector_client = yes\n",
+                                         dir));
+  return fmt::format("{} role route-reflector --config {}/node.conf", p.options.node, dir);
+}
+
 std::string bird2(const Place& p) {
   const auto* channel = p.workload.ipv6() ? "ipv6 { import all; export where source = RTS_BGP; next hop keep; };"
                                           : "ipv4 { import all; export where source = RTS_BGP; };";
@@ -56,8 +69,8 @@ std::string frr(const Place& p) {
 
 std::string floor(const Place& p) {
   const auto& w = p.workload.plan();
-  return fmt::format("{} mirror {} {} {} {} {} {}", p.options.self, static_cast<int>(w.shape), w.senders, w.receivers,
-                     w.per_sender, w.spare, static_cast<int>(w.senders_counted));
+  return fmt::format("{} mirror {} {} {} {} {} {} {}", p.options.self, static_cast<int>(w.shape), w.senders,
+                     w.receivers, w.per_sender, w.spare, static_cast<int>(w.senders_counted), p.options.damage);
 }
 
 struct Row {
@@ -66,10 +79,8 @@ struct Row {
   const char* needs;                     // a file that must be there; nullptr = see unavailable()
 };
 constexpr Row kRows[] = {
-    {"ours", ours, nullptr},
-    {"bird2", bird2, "/usr/sbin/bird"},
-    {"frr", frr, "/usr/lib/frr/bgpd"},
-    {"floor", floor, nullptr},
+    {"ours", ours, nullptr},           {"node", node, nullptr},   {"bird2", bird2, "/usr/sbin/bird"},
+    {"frr", frr, "/usr/lib/frr/bgpd"}, {"floor", floor, nullptr},
 };
 const Row& row(const std::string& kind) {
   for (const auto& r : kRows)
@@ -97,7 +108,8 @@ std::vector<std::string> Daemon::kinds() {
 }
 
 std::string Daemon::unavailable(const std::string& kind, const DaemonOptions& options) {
-  const std::string needs = kind == "ours" ? options.speaker : row(kind).needs ? row(kind).needs : "";
+  const auto* const file = row(kind).needs;
+  const std::string needs = kind == "ours" ? options.speaker : kind == "node" ? options.node : file ? file : "";
   return needs.empty() || fs::exists(needs) ? "" : needs + " is not there";
 }
 
@@ -154,6 +166,19 @@ double Daemon::cpu_seconds() const {
     timespec t{};
     if (clock_getcpuclockid(pid, &clock) == 0 && clock_gettime(clock, &t) == 0)
       sum += static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) / 1e9;
+  }
+  return sum;
+}
+
+double Daemon::wait_seconds() const {
+  double sum = 0;
+  for (const auto pid : tree()) {
+    std::error_code ec;
+    for (const auto& task : fs::directory_iterator(fmt::format("/proc/{}/task", pid), ec)) {
+      std::istringstream in(slurp(task.path() / "schedstat"));
+      double ran = 0, waited = 0;
+      if (in >> ran >> waited) sum += waited / 1e9;
+    }
   }
   return sum;
 }

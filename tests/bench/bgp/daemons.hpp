@@ -27,7 +27,9 @@ struct Memory {
 struct DaemonOptions {
   int cpu = 1;          ///< the only processor it may use; -1 = any
   std::string speaker;  ///< path of bgp-speaker, for "ours"
-  std::string self;     ///< path of this program, for "floor"
+  std::string node;     ///< path of calico-node, for "node"
+  std::string self;     ///< path of bgp_bench, for "floor"
+  int damage = 0;       ///< how "floor" lies, see mirror.hpp
 };
 
 class Daemon {
@@ -45,6 +47,8 @@ class Daemon {
   bool alive() const;
   /// utime + stime of the process tree, to the nanosecond.
   double cpu_seconds() const;
+  /// How long its threads were ready and did not run.
+  double wait_seconds() const;
   Memory memory() const;
   std::string log_tail() const;
 

@@ -39,6 +39,7 @@ struct Totals {
   std::uint64_t duplicates = 0;                ///< announced again while held
   std::uint64_t spurious = 0;                  ///< withdrawn while not held
   std::uint64_t own_back = 0;                  ///< the client's own routes
+  std::uint64_t med_added = 0;                 ///< messages with a MED of 0 where none was sent
   Totals& operator+=(const Totals& o);
   Totals operator-(const Totals& o) const;
 };
@@ -54,7 +55,8 @@ class Generator {
   void add(bool counted);
   std::size_t size() const { return peers_.size(); }
   /// Begins to connect; `greeting` is sent whenever the session comes up. A client whose connection is refused, reset
-  /// or ended before it is established tries again after 100 ms.
+  /// or ended before it is established tries again after 100 ms, and so does one
+  /// that has heard nothing for 5 s (a listener whose queue was full leaves connections half open).
   void connect(std::uint32_t client, std::vector<View> greeting);
   /// In order, what the socket does not take now waits.
   void send(std::uint32_t client, View bytes);
@@ -103,7 +105,7 @@ class Generator {
     std::deque<View> out;
     std::vector<View> greeting;
     Bytes left;  // the begun message
-    Clock::time_point retry;
+    Clock::time_point retry, give_up;
     Totals totals;
   };
 
@@ -121,7 +123,7 @@ class Generator {
   void announced(Peer& p, const std::uint8_t* at, const std::uint8_t* end, std::uint32_t set);
   template <Shape S>
   void withdrawn(Peer& p, const std::uint8_t* at, const std::uint8_t* end);
-  void check(const Peer& p, std::uint32_t set, View attributes);
+  void check(Peer& p, std::uint32_t set, View attributes);
   void timers(Clock::time_point now);
 
   const Workload& workload_;
@@ -129,7 +131,7 @@ class Generator {
   std::deque<Peer> peers_;
   Bytes buffer_;
   Bytes keepalive_, cease_, open_;
-  std::uint32_t established_ = 0, waiting_ = 0;
+  std::uint32_t established_ = 0;
   Clock::time_point next_keepalive_, next_timer_;
   std::uint32_t watch_ = Workload::kNone, watch_owner_ = 0, watch_missing_ = 0;
   std::vector<Clock::time_point> watch_seen_;

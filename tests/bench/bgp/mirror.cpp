@@ -23,10 +23,25 @@ struct Client {
   std::size_t out_at = 0;
 };
 
+// Changes the last byte of the first message's attribute of that type, or what Damage says.
+void damage_first(Bytes& messages, int damage) {
+  if (messages.empty() || damage == kNoDamage) return;
+  const std::size_t length = be16(&messages[16]), attributes = be16(&messages[kHeader + 2]);
+  auto* const begin = messages.data() + kHeader + 4;
+  if (damage == kWrongPrefix) messages[length - 5 + 1] ^= 0x40U;
+  if (damage == kLostMessage) messages.erase(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(length));
+  if (damage == kBadMarker) messages[3] = 0;
+  if (damage >= kWrongPrefix) return;
+  AttributeReader a(View(begin, attributes));
+  while (a.next())
+    if (a.type == damage && !a.value.empty()) const_cast<std::uint8_t&>(a.value.back()) ^= 0x15U;
+}
+
 class Mirror {
  public:
-  explicit Mirror(const Plan& plan) : w_(plan), end_of_rib_(end_of_rib(w_.ipv6())), keepalive_(keepalive_message()) {
+  Mirror(const Plan& plan, int damage) : w_(plan), end_of_rib_(end_of_rib(w_.ipv6())), keepalive_(keepalive_message()) {
     for (std::uint32_t s = 0; s < plan.senders; ++s) reflected_.push_back(w_.reflected(s));
+    damage_first(reflected_.at(0), damage);
     open_ = open_message(Workload::kAs, Workload::kReflector, w_.ipv6());
     listener_ = ::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     const int one = 1;
@@ -148,10 +163,10 @@ class Mirror {
 
 }  // namespace
 
-void run_mirror(const Plan& plan) {
+void run_mirror(const Plan& plan, int damage) {
   rlimit files{65536, 65536};
   (void)setrlimit(RLIMIT_NOFILE, &files);
-  Mirror(plan).serve();
+  Mirror(plan, damage).serve();
 }
 
 }  // namespace calico::bench

@@ -32,6 +32,7 @@ struct Phase {
   bool done = false;
   std::string missing;  ///< what did not arrive, when not done
   double wall_s = 0, daemon_cpu_s = 0, generator_cpu_s = 0;
+  double daemon_wait_s = 0;        ///< ready to run, but others had its processor
   double rss_mb = 0, peak_mb = 0;  ///< after the phase
   Totals received;
 };

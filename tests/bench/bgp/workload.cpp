@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <random>
+#include <set>
 
 namespace calico::bench {
 namespace {
@@ -29,10 +30,11 @@ Bytes internet_attributes(std::uint32_t client, std::mt19937& random) {
   path.push_back(2);
   path.push_back(static_cast<std::uint8_t>(hops));
   for (unsigned i = 0; i < hops; ++i) put32(path, 1000 + static_cast<std::uint32_t>(random() % 20000));
-  for (unsigned i = random() % 7; i > 0; --i) {
-    put16(communities, static_cast<std::uint16_t>(1000 + random() % 20000));
-    put16(communities, static_cast<std::uint16_t>(random()));
-  }
+  // A set: ascending and each once, so that daemons that sort them change nothing.
+  std::set<std::uint32_t> values;
+  for (unsigned i = random() % 7; i > 0; --i)
+    values.insert(static_cast<std::uint32_t>((1000 + random() % 20000) << 16U | (random() & 0xffffU)));
+  for (const auto v : values) put32(communities, v);
   put_attribute(a, 0x40, kOrigin, Bytes{static_cast<std::uint8_t>(random() % 8 == 0 ? 2 : 0)});
   put_attribute(a, 0x40, kAsPath, path);
   put_attribute(a, 0x40, kNextHop, next_hop);
