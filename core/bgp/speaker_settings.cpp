@@ -29,13 +29,18 @@ std::optional<std::chrono::seconds> maybe_seconds(const config::Config& c, const
   return seconds_of(c, name);
 }
 
-/// What peers and ranges have in common beyond the session itself.
-void put_policy(const config::Config& c, const std::string& key, const ConfiguredFilters& filters, PeerOptions& o) {
+/// What peers and ranges have in common.
+void put_common(const config::Config& c, const std::string& key, const ConfiguredFilters& filters, PeerOptions& o) {
   o.import_filter = filters.chain(c, key + "import_filter");
   o.export_filter = filters.chain(c, key + "export_filter");
   // A filter is the policy that RFC 8212 asks for.
   if (o.import_filter && !o.import_policy) o.import_policy = Policy::all;
   if (o.export_filter && !o.export_policy) o.export_policy = Policy::all;
+  const auto& add_path = c.text(key + "add_path");
+  o.add_path_receive = add_path == "receive" || add_path == "both";
+  o.add_path_send = add_path == "send" || add_path == "both";
+  o.extended_messages = c.boolean(key + "extended_messages");
+  o.extended_next_hop = c.boolean(key + "extended_next_hop");
   o.allow_own_as = static_cast<std::uint8_t>(c.integer(key + "allow_own_as"));
   o.keepalive_time = maybe_seconds(c, key + "keepalive_time");
   o.restart_time = maybe_seconds(c, key + "restart_time");
@@ -62,7 +67,7 @@ Result<std::vector<PeerConfig>> peers_of(const config::Config& c, const Configur
     p.export_policy = policy_of(c, key + "export");
     p.max_prefix = static_cast<std::uint32_t>(c.integer(key + "max_prefix"));
     p.hold_time = seconds_of(c, "bgp.hold_time");
-    put_policy(c, key, filters, p);
+    put_common(c, key, filters, p);
     out.push_back(std::move(p));
   }
   return out;
@@ -83,7 +88,7 @@ Result<std::vector<RangeConfig>> ranges_of(const config::Config& c, const Config
     r.route_reflector_client = c.boolean(key + "route_reflector_client");
     r.passive = true;
     r.hold_time = seconds_of(c, "bgp.hold_time");
-    put_policy(c, key, filters, r);
+    put_common(c, key, filters, r);
     out.push_back(std::move(r));
   }
   return out;

@@ -4,21 +4,15 @@
 #include <cassert>
 #include <charconv>
 #include <optional>
-#include <utility>
 
 #include "core/base/ip.hpp"
+#include "core/bgp/codec/communities.hpp"
 
 namespace calico::bgp {
 namespace {
 
 using Kind = CommunityPattern::Kind;
 constexpr std::byte kAll{0xff};
-
-constexpr std::pair<std::string_view, std::uint32_t> kWellKnownNames[] = {
-    {"graceful-shutdown", 0xffff0000}, {"accept-own", 0xffff0001},          {"llgr-stale", 0xffff0006},
-    {"no-llgr", 0xffff0007},           {"blackhole", 0xffff029a},           {"no-export", 0xffffff01},
-    {"no-advertise", 0xffffff02},      {"no-export-subconfed", 0xffffff03}, {"no-peer", 0xffffff04},
-};
 
 template <class T>
 std::optional<T> number(std::string_view text) {
@@ -84,8 +78,11 @@ bool parse_route_community(CommunityPattern& p, const std::vector<std::string_vi
 }
 
 bool parse_into(CommunityPattern& p, std::string_view text) {
-  for (const auto& [name, value] : kWellKnownNames)
-    if (text == name) return put(p, 0, 4, value), true;
+  if (text.find(':') == std::string_view::npos && !text.empty() && text.front() >= 'a' && text.front() <= 'z') {
+    const auto named = Community::parse(text);
+    if (named) put(p, 0, 4, named->value);
+    return named.has_value();
+  }
   if (text.starts_with("ext:0x")) {
     p.kind = Kind::extended;
     std::uint64_t v = 0;
@@ -134,8 +131,7 @@ std::string CommunityPattern::to_string() const {
     return open(*this, at) ? std::string("*") : std::to_string(take(*this, at, bytes));
   };
   if (kind == Kind::standard) {
-    for (const auto& [name, v] : kWellKnownNames)
-      if (exact() && take(*this, 0, 4) == v) return std::string(name);
+    if (exact()) return Community{static_cast<std::uint32_t>(take(*this, 0, 4))}.to_string();
     return field(0, 2) + ":" + field(2, 2);
   }
   if (kind == Kind::large) return field(0, 4) + ":" + field(4, 4) + ":" + field(8, 4);

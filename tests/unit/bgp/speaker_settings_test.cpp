@@ -138,7 +138,9 @@ TEST_F(SpeakerSettingsTest, FiltersAreOnePolicyInOrderAndStandForAll) {
   auto s = make({"bgp.source_address=192.0.2.11", "bgp.peer.b.address=203.0.113.1", "bgp.peer.b.remote_as=65000",
                  "bgp.peer.b.import_filter=one, two", "bgp.peer.c.address=203.0.113.2", "bgp.peer.c.remote_as=65000",
                  "bgp.peer.c.export_filter=two", "bgp.peer.c.keepalive_time=5s", "bgp.peer.c.restart_time=60s",
-                 "bgp.peer.c.allow_own_as=2", "bgp.filter.one.rule.9=reject prefix 10.66.0.0/16+",
+                 "bgp.peer.c.allow_own_as=2", "bgp.peer.c.add_path=both", "bgp.peer.c.extended_messages=no",
+                 "bgp.peer.b.add_path=send", "bgp.peer.b.extended_next_hop=yes",
+                 "bgp.filter.one.rule.9=reject prefix 10.66.0.0/16+",
                  "bgp.filter.one.rule.10=accept prefix 10.0.0.0/8 ge 24 community 65000:1 set local_pref 200",
                  "bgp.filter.two.rule.1=reject prefix ::/0+", "bgp.filter.two.default=accept"});
   ASSERT_TRUE(s) << s.error().what;
@@ -156,6 +158,8 @@ TEST_F(SpeakerSettingsTest, FiltersAreOnePolicyInOrderAndStandForAll) {
   EXPECT_EQ(c.restart_time, std::chrono::seconds(60));
   EXPECT_EQ(c.allow_own_as, 2);
   EXPECT_FALSE(b.keepalive_time);
+  EXPECT_TRUE(c.add_path_receive && c.add_path_send && !c.extended_messages && !c.extended_next_hop);
+  EXPECT_TRUE(!b.add_path_receive && b.add_path_send && b.extended_messages && b.extended_next_hop);
 }
 
 TEST_F(SpeakerSettingsTest, EveryFaultOfAFilterIsNamedWithItsLine) {
