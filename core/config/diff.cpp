@@ -18,9 +18,13 @@ std::string Change::to_string() const {
 std::vector<Change> diff(const Config& before, const Config& after, const Config& started) {
   std::vector<Change> out;
   const auto compare = [&](const Param& row, const std::string& section, const std::string& name, const Config& old) {
-    const auto key = section + "." + name;
-    if (old.text(key) != after.text(key))
-      out.push_back({Change::Kind::changed, section, name, old.text(key), after.text(key), row.reload});
+    // A numbered key may be in one of them only.
+    const auto text = [key = section + "." + name](const Config& c) {
+      const auto it = c.values().find(key);
+      return it == c.values().end() ? std::string() : it->second.text;
+    };
+    if (text(old) != text(after))
+      out.push_back({Change::Kind::changed, section, name, text(old), text(after), row.reload});
   };
   std::set<std::string, std::less<>> kinds;
   for (const auto* row : after.schema().rows()) {
@@ -42,7 +46,18 @@ std::vector<Change> diff(const Config& before, const Config& after, const Config
       const std::string kind(name.substr(0, star)), key(name.substr(star + 3));
       const auto old = before.sections(kind);
       for (const auto& s : after.sections(kind))
-        if (std::binary_search(old.begin(), old.end(), s)) compare(*row, kind + "." + s, key, before);
+        if (std::binary_search(old.begin(), old.end(), s)) {
+          const auto section = kind + "." + s;
+          if (!key.ends_with(".*")) {
+            compare(*row, section, key, before);
+            continue;
+          }
+          const auto stem = key.substr(0, key.size() - 1);  // "rule."
+          std::set<std::uint32_t> numbers;
+          for (const auto* c : {&before, &after})
+            for (const auto n : c->numbers(section + "." + key.substr(0, key.size() - 2))) numbers.insert(n);
+          for (const auto n : numbers) compare(*row, section, stem + std::to_string(n), before);
+        }
     } else if (const auto dot = name.rfind('.'); dot != std::string_view::npos) {
       compare(*row, std::string(name.substr(0, dot)), std::string(name.substr(dot + 1)),
               row->reload == Reload::restart ? started : before);

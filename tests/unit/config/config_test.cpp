@@ -160,6 +160,17 @@ TEST_F(ConfigTest, NumberedKeys) {
   }
 }
 
+TEST_F(ConfigTest, NumberedKeysInADiff) {
+  const auto before = load_text("[bgp.filter.f]\nrule.2 = accept\nrule.10 = reject\nrule.20 = accept\n").config;
+  const auto after = load_text("[bgp.filter.f]\nrule.2 = accept\nrule.10 = accept\nrule.30 = reject\n").config;
+  std::string text;
+  for (const auto& c : diff(before, after, before)) text += c.to_string() + "\n";
+  EXPECT_EQ(text,
+            "[bgp.filter.f] rule.10: reject -> accept\n[bgp.filter.f] rule.20: accept -> (unset)\n"
+            "[bgp.filter.f] rule.30: (unset) -> reject\n");
+  EXPECT_TRUE(diff(after, after, after).empty());
+}
+
 TEST_F(ConfigTest, CrossChecks) {
   const auto faults_of = [&](const std::string& text) {
     auto l = load_text(text);
