@@ -1,6 +1,7 @@
 // The BGP engine beside bird2 and frr as route reflectors: how fast all clients know all routes, at what cost. Prints,
 // asserts nothing. README.md explains scenarios and figures.
 #include <fmt/core.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
 
@@ -19,7 +20,7 @@ namespace {
 
 constexpr const char* kUsage =
     "usage: bgp_bench [--scenario a,b,c,d,e,s,a6] [--daemon ours,node,bird2,frr,floor] [--runs 3] [--quick]\n"
-    "                 [--limit SECONDS] [--no-pin] [--speaker PATH] [--node PATH] [--verbose]\n";
+    "                 [--limit SECONDS] [--realtime] [--no-pin] [--speaker PATH] [--node PATH] [--verbose]\n";
 
 [[noreturn]] void die(const std::string& why) {
   fmt::print(stderr, "bgp_bench: {}\n{}", why, kUsage);
@@ -84,6 +85,8 @@ int main(int argc, char** argv) {
       o.daemon.node = value();
     else if (arg == "--quick")
       quick = true;
+    else if (arg == "--realtime")
+      o.daemon.realtime = true;
     else if (arg == "--no-pin")
       pin = false;
     else if (arg == "--verbose")
@@ -111,6 +114,8 @@ int main(int argc, char** argv) {
   for (const int sig : {SIGINT, SIGTERM}) signal(sig, [](int) { Generator::interrupted = 1; });
   // Others work on this machine too; all daemons and the generator go before them alike.
   (void)setpriority(PRIO_PROCESS, 0, -15);
+  const sched_param first{1};
+  if (o.daemon.realtime && sched_setscheduler(0, SCHED_FIFO, &first) != 0) die("--realtime is not allowed here");
   if (pin)
     pin_to(o.generator_cpu);
   else

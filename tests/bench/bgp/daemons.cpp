@@ -119,7 +119,8 @@ Daemon::Daemon(const test::Netns& ns, const fs::path& dir, const std::string& ki
   fs::create_directories(dir);
   const auto command = row(kind).command({dir, workload, options});
   const auto pin = options.cpu < 0 ? std::string() : fmt::format("taskset -c {} ", options.cpu);
-  child_ = std::make_unique<test::Child>(ns.spawn("exec " + pin + command, log_.string()));
+  const std::string first = options.realtime ? "chrt -f 1 " : "";
+  child_ = std::make_unique<test::Child>(ns.spawn("exec " + pin + first + command, log_.string()));
 }
 
 std::string Daemon::wait_listening(std::chrono::seconds limit) const {

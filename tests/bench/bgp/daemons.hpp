@@ -25,11 +25,12 @@ struct Memory {
 };
 
 struct DaemonOptions {
-  int cpu = 1;          ///< the only processor it may use; -1 = any
-  std::string speaker;  ///< path of bgp-speaker, for "ours"
-  std::string node;     ///< path of calico-node, for "node"
-  std::string self;     ///< path of bgp_bench, for "floor"
-  int damage = 0;       ///< how "floor" lies, see mirror.hpp
+  int cpu = 1;            ///< the only processor it may use; -1 = any
+  bool realtime = false;  ///< under SCHED_FIFO
+  std::string speaker;    ///< path of bgp-speaker, for "ours"
+  std::string node;       ///< path of calico-node, for "node"
+  std::string self;       ///< path of bgp_bench, for "floor"
+  int damage = 0;         ///< how "floor" lies, see mirror.hpp
 };
 
 class Daemon {
