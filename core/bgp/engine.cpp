@@ -559,7 +559,8 @@ void EngineCore::tell_fib(PrefixId id, PathId best) {
     if (options_.max_paths > 1) rib_.select_equal(id, options_.max_paths, equal_);
     for (std::size_t i = 1; i < equal_.size(); ++i) {
       const auto* hop = rib_.hop(rib_.path(equal_[i]));
-      next.others = (next.others ^ static_cast<std::uint32_t>(std::hash<Ip>{}(hop->ip)) ^ hop->version) * 0x9e3779b1U + 1;
+      next.others =
+          (next.others ^ static_cast<std::uint32_t>(std::hash<Ip>{}(hop->ip)) ^ hop->version) * 0x9e3779b1U + 1;
     }
   }
   auto& old = told_[id];

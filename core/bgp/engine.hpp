@@ -109,7 +109,7 @@ struct Options {
   std::chrono::seconds restart_time{120};  ///< offered to peers; 0-4095
   std::chrono::seconds deferral{30};       ///< longest wait for End-of-RIB after a restart; cut to below restart_time
   std::chrono::seconds keep_when_isolated{
-      0};                 ///< how long stale routes live on when no session is left; 0 = restart time only
+      0};                        ///< how long stale routes live on when no session is left; 0 = restart time only
   std::uint32_t max_paths = 16;  ///< next hops of equal cost a route has in the kernel (ECMP); 1 = only the best
   bool forwards = true;   ///< traffic for what we announce passes this host: its forwarding state is lost with a reboot
   std::string state_dir;  ///< where `bgp.running` marks a running speaker; empty: every start is a first start

@@ -18,7 +18,7 @@ std::uint32_t hash_of(View blob, const Ip& next_hop) {
 }
 }  // namespace
 
-AttrStore::AttrStore() : slots_(64, kNoAttr) {}
+AttrStore::AttrStore() : slots_(64) {}
 
 AttrId AttrStore::intern(const Attrs& attrs) {
   // Twice a message: a set that no longer fits a message is kept, but nobody is sent it.
@@ -28,11 +28,12 @@ AttrId AttrStore::intern(const Attrs& attrs) {
   const auto hash = hash_of(blob, attrs.next_hop);
   if ((size_ + 1) * 4 > slots_.size() * 3) grow();
   auto slot = slot_of(hash);
-  for (; slots_[slot] != kNoAttr; slot = slot_of(slot + 1)) {
-    auto& s = sets_[slots_[slot]];
-    if (s.hash == hash && s.next_hop == attrs.next_hop && std::ranges::equal(s.blob(), blob)) {
+  for (; slots_[slot].id != kNoAttr; slot = slot_of(slot + 1)) {
+    if (slots_[slot].hash != hash) continue;
+    auto& s = sets_[slots_[slot].id];
+    if (s.next_hop == attrs.next_hop && std::ranges::equal(s.blob(), blob)) {
       ++s.refs;
-      return slots_[slot];
+      return slots_[slot].id;
     }
   }
   AttrId id;
@@ -60,7 +61,7 @@ AttrId AttrStore::intern(const Attrs& attrs) {
   s.origin = attrs.origin;
   s.no_advertise = attrs.has_community(kNoAdvertise);
   s.no_export = attrs.has_community(kNoExport) || attrs.has_community(kNoExportSubconfed);
-  slots_[slot] = id;
+  slots_[slot] = {id, hash};
   ++size_;
   return id;
 }
@@ -72,15 +73,15 @@ void AttrStore::unref(AttrId id) {
   if (--s.refs > 0) return;
   if (on_free_) on_free_(s);
   auto hole = slot_of(s.hash);
-  while (slots_[hole] != id) hole = slot_of(hole + 1);
-  for (auto at = slot_of(hole + 1); slots_[at] != kNoAttr; at = slot_of(at + 1)) {
-    const auto home = slot_of(sets_[slots_[at]].hash);
+  while (slots_[hole].id != id) hole = slot_of(hole + 1);
+  for (auto at = slot_of(hole + 1); slots_[at].id != kNoAttr; at = slot_of(at + 1)) {
+    const auto home = slot_of(slots_[at].hash);
     if (((at - home) & (slots_.size() - 1)) >= ((at - hole) & (slots_.size() - 1))) {
       slots_[hole] = slots_[at];
       hole = at;
     }
   }
-  slots_[hole] = kNoAttr;
+  slots_[hole] = Slot{};
   s = AttrSet{};
   free_.push_back(id);
   --size_;
@@ -99,13 +100,13 @@ Attrs AttrStore::decode(AttrId id) const {
 }
 
 void AttrStore::grow() {
-  std::vector<AttrId> old(slots_.size() * 2, kNoAttr);
+  std::vector<Slot> old(slots_.size() * 2);
   old.swap(slots_);
-  for (auto id : old) {
-    if (id == kNoAttr) continue;
-    auto at = slot_of(sets_[id].hash);
-    while (slots_[at] != kNoAttr) at = slot_of(at + 1);
-    slots_[at] = id;
+  for (const auto& slot : old) {
+    if (slot.id == kNoAttr) continue;
+    auto at = slot_of(slot.hash);
+    while (slots_[at].id != kNoAttr) at = slot_of(at + 1);
+    slots_[at] = slot;
   }
 }
 

@@ -56,12 +56,16 @@ class AttrStore {
   void on_free(std::function<void(AttrSet&)> f) { on_free_ = std::move(f); }
 
  private:
+  struct Slot {
+    AttrId id = kNoAttr;
+    std::uint32_t hash = 0;
+  };
   std::size_t slot_of(std::size_t h) const { return h & (slots_.size() - 1); }
   void grow();
 
   Blocks<AttrSet, 1024> sets_;
   std::vector<AttrId> free_;
-  std::vector<AttrId> slots_;  // open addressing by hash, at most 3/4 full
+  std::vector<Slot> slots_;  // open addressing by hash, at most 3/4 full
   std::size_t size_ = 0;
   std::function<void(AttrSet&)> on_free_;
 };

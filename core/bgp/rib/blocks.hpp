@@ -1,6 +1,6 @@
 #pragma once
-/// A growing array in fixed blocks: no element ever moves, growing copies nothing and never holds two copies, so a table
-/// of a million rows costs its rows and not twice that at the moment it grows. Elements are value-initialised.
+/// A growing array in fixed blocks: no element ever moves, growing copies nothing and never holds two copies, so a
+/// table of a million rows costs its rows and not twice that at the moment it grows. Elements are value-initialised.
 /// Thread: any, one at a time. Owns: the elements. Errors: none.
 #include <cstddef>
 #include <memory>

@@ -40,8 +40,8 @@ struct Target {
   bool client = false;
   NextHopMode next_hop = NextHopMode::keep;
   std::optional<Ip> self_v4, self_v6;
-  bool families[2] = {true, true};  ///< v4, v6
-  bool as4 = true;                  ///< both sides announced 4-octet AS numbers
+  bool families[2] = {true, true};    ///< v4, v6
+  bool as4 = true;                    ///< both sides announced 4-octet AS numbers
   bool add_path[2] = {false, false};  ///< the peer takes several paths of a prefix (RFC 7911)
   bool extended_next_hop = false;     ///< IPv4 routes may have an IPv6 next hop (RFC 8950)
   std::uint32_t max_message = kMaxMessage;

@@ -43,7 +43,16 @@ std::uint64_t hash_of(const Prefix& p) {
 
 }  // namespace
 
-PrefixTable::PrefixTable() : slots_(64, kNone) {}
+PrefixTable::PrefixTable() : tags_(64, kEmpty), slots_(64, kNone) {}
+
+template <class F>
+std::size_t PrefixTable::probe(std::uint64_t h, F&& f) const {
+  const auto mask = tags_.size() - 1;
+  const auto tag = tag_of(h);
+  for (auto s = h & mask; tags_[s] != kEmpty; s = (s + 1) & mask)
+    if (tags_[s] == tag && f(s)) return s;
+  return kNoSlot;
+}
 
 std::uint64_t PrefixTable::hash(PrefixId id) const {
   const auto& k = keys_[id];
@@ -58,17 +67,23 @@ bool PrefixTable::equal(PrefixId id, const Prefix& p) const {
 }
 
 PrefixId PrefixTable::find(const Prefix& prefix) const {
-  for (auto s = slot_of(hash_of(prefix));; s = slot_of(s + 1)) {
-    if (slots_[s] == kNone) return kNone;
-    if (equal(slots_[s], prefix)) return slots_[s];
-  }
+  const auto s = probe(hash_of(prefix), [&](std::size_t at) { return equal(slots_[at], prefix); });
+  return s == kNoSlot ? kNone : slots_[s];
+}
+
+void PrefixTable::prefetch(const Prefix& prefix) const {
+  const auto s = hash_of(prefix) & (tags_.size() - 1);
+  __builtin_prefetch(&tags_[s]);
+  __builtin_prefetch(&slots_[s]);
 }
 
 std::pair<PrefixId, bool> PrefixTable::find_or_add(const Prefix& prefix) {
-  if ((size_ + 1) * 4 > slots_.size() * 3) grow();
-  auto s = slot_of(hash_of(prefix));
-  for (; slots_[s] != kNone; s = slot_of(s + 1))
-    if (equal(slots_[s], prefix)) return {slots_[s], false};
+  const auto h = hash_of(prefix);
+  if (const auto s = probe(h, [&](std::size_t at) { return equal(slots_[at], prefix); }); s != kNoSlot)
+    return {slots_[s], false};
+  if ((taken_ + 1) * 4 > slots_.size() * 3)
+    // Erased ones alone fill it: the same size serves again.
+    rehash(size_ * 2 > slots_.size() ? slots_.size() * 2 : slots_.size());
   PrefixId id = free_;
   if (id == kNone) {
     id = static_cast<PrefixId>(keys_.size());
@@ -92,6 +107,11 @@ std::pair<PrefixId, bool> PrefixTable::find_or_add(const Prefix& prefix) {
     }
     std::ranges::copy(prefix.addr.bytes(), v6_[k.value].begin());
   }
+  const auto mask = tags_.size() - 1;
+  auto s = h & mask;
+  while (tags_[s] > kErased) s = (s + 1) & mask;
+  if (tags_[s] == kEmpty) ++taken_;
+  tags_[s] = tag_of(h);
   slots_[s] = id;
   ++size_;
   return {id, true};
@@ -99,17 +119,13 @@ std::pair<PrefixId, bool> PrefixTable::find_or_add(const Prefix& prefix) {
 
 void PrefixTable::erase(PrefixId id) {
   assert(used(id));
-  auto hole = slot_of(hash(id));
-  while (slots_[hole] != id) hole = slot_of(hole + 1);
-  // What was pushed past the hole moves back, so that no grave stones pile up.
-  for (auto s = slot_of(hole + 1); slots_[s] != kNone; s = slot_of(s + 1)) {
-    const auto home = slot_of(hash(slots_[s]));
-    if (((s - home) & (slots_.size() - 1)) >= ((s - hole) & (slots_.size() - 1))) {
-      slots_[hole] = slots_[s];
-      hole = s;
-    }
-  }
-  slots_[hole] = kNone;
+  const auto s = probe(hash(id), [&](std::size_t at) { return slots_[at] == id; });
+  assert(s != kNoSlot);
+  // The last of a chain leaves no trace.
+  const bool last = tags_[(s + 1) & (tags_.size() - 1)] == kEmpty;
+  tags_[s] = last ? kEmpty : kErased;
+  if (last) --taken_;
+  slots_[s] = kNone;
   auto& k = keys_[id];
   if ((k.kind & kV6) != 0) free_v6_.push_back(k.value);
   k = Key{free_, 0, 0};
@@ -122,15 +138,20 @@ Prefix PrefixTable::at(PrefixId id) const {
   return {(k.kind & kV6) != 0 ? Ip::from_bytes(v6_[k.value]) : Ip::v4(k.value), k.len};
 }
 
-void PrefixTable::grow() {
-  std::vector<PrefixId> old(slots_.size() * 2, kNone);
+void PrefixTable::rehash(std::size_t size) {
+  std::vector<PrefixId> old(size, kNone);
   old.swap(slots_);
+  tags_.assign(size, kEmpty);
+  const auto mask = size - 1;
   for (auto id : old) {
     if (id == kNone) continue;
-    auto s = slot_of(hash(id));
-    while (slots_[s] != kNone) s = slot_of(s + 1);
+    const auto h = hash(id);
+    auto s = h & mask;
+    while (tags_[s] != kEmpty) s = (s + 1) & mask;
+    tags_[s] = tag_of(h);
     slots_[s] = id;
   }
+  taken_ = size_;
 }
 
 }  // namespace calico::bgp

@@ -32,10 +32,10 @@ struct Path {
   std::uint32_t unconfirmed : 1 = 0;  ///< not yet heard again in a refresh (RFC 7313); decides nothing
   AttrId attr = kNoAttr;
   PrefixId prefix = kNone;
-  PathId next = kNone;                                ///< of the same prefix
+  PathId next = kNone;                                   ///< of the same prefix
   PathId before_of_peer = kNone, after_of_peer = kNone;  ///< of the same peer and family
-  std::uint32_t path_id = 0;                          ///< received with it (RFC 7911); 0 without add-path
-  std::uint32_t since_ms = 0;                         ///< of the engine's clock
+  std::uint32_t path_id = 0;                             ///< received with it (RFC 7911); 0 without add-path
+  std::uint32_t since_ms = 0;                            ///< of the engine's clock
 };
 
 struct RibPeer {
@@ -125,6 +125,7 @@ class Rib {
   /// Ids run from 0 to this.
   std::size_t id_limit() const { return table_.limit(); }
   PrefixId find(const Prefix& prefix) const { return table_.find(prefix); }
+  void prefetch(const Prefix& prefix) const { table_.prefetch(prefix); }
   PrefixId longest_match(const Ip& ip) const;
   /// The id of a prefix that may have no path any more; the caller pins it at once.
   PrefixId find_or_add(const Prefix& prefix);

@@ -13,10 +13,10 @@
 /// journal for joiners only. Those that wait when a dump begins share it. Changes that happen meanwhile reach a joiner
 /// if its dump has passed the prefix, else the dump will bring them: nobody sees an older state after a newer one.
 ///
-/// A member that falls behind by Limits::max_lag is taken off the journal and becomes a set of prefix ids it has to be told of;
-/// when its connection takes more, it is sent their state of that moment, and at the end it is back on the journal. So
-/// a slow peer costs a bit a prefix, and the journal is never much longer than that. As long as not even the fastest
-/// member takes more, nothing is encoded: changes wait as ids, and what is superseded there was never sent.
+/// A member that falls behind by Limits::max_lag is taken off the journal and becomes a set of prefix ids it has to be
+/// told of; when its connection takes more, it is sent their state of that moment, and at the end it is back on the
+/// journal. So a slow peer costs a bit a prefix, and the journal is never much longer than that. As long as not even
+/// the fastest member takes more, nothing is encoded: changes wait as ids, and what is superseded there was never sent.
 ///
 /// A group whose peers take several paths of a prefix (add-path) remembers them all, each under the id of the path.
 ///

@@ -66,8 +66,8 @@ void UpdateGroup::count(std::size_t family, const Sent& sent, int change) {
 /// Would there be bytes for it? Only what depends on the set, so that nothing fails later.
 bool UpdateGroup::sendable(const Sent& sent, Family family) {
   const auto& set = attrs_.at(sent.attr);
-  const bool own = (target_.next_hop == NextHopMode::self || (sent.variant & kHopSelf) != 0) &&
-                   (sent.variant & kHopKeep) == 0;
+  const bool own =
+      (target_.next_hop == NextHopMode::self || (sent.variant & kHopSelf) != 0) && (sent.variant & kHopKeep) == 0;
   if (own || set.next_hop.is_unspecified()) {
     if (!target_.self(family)) return false;
   } else if (set.next_hop.family() != family && !(target_.extended_next_hop && family == Family::v4)) {
@@ -86,7 +86,8 @@ bool UpdateGroup::sendable(const Sent& sent, Family family) {
   return encode_announce(out, n, context, set_, next_hop, std::span(&longest, 1));
 }
 
-/// What everybody but the excluded is to have of this path, with a reference to its set for the caller; no set: nothing.
+/// What everybody but the excluded is to have of this path, with a reference to its set for the caller; no set:
+/// nothing.
 UpdateGroup::Sent UpdateGroup::wanted(PrefixId id, PathId path_id) {
   if (path_id == kNone || !target_.exports) return {};
   const auto family = rib_.family(id);
@@ -262,10 +263,20 @@ void UpdateGroup::update_paths(PrefixId id, std::vector<Item>& items) {
 // --- encoding -------------------------------------------------------------------------------------------------------
 
 void UpdateGroup::emit(std::vector<Item>& items, Segment& segment) {
-  const auto run_of = [](const Item& i) { return std::make_tuple(i.only, i.audience, i.family, i.skip, i.skip_router); };
-  const auto set_of = [](const Item& i) { return std::make_tuple(~i.attr, i.source, i.variant); };
+  const auto same_run = [](const Item& a, const Item& b) {
+    return a.only == b.only && a.audience == b.audience && a.family == b.family && a.skip == b.skip &&
+           a.skip_router == b.skip_router;
+  };
+  const auto same_set = [](const Item& a, const Item& b) {
+    return a.attr == b.attr && a.source == b.source && a.variant == b.variant;
+  };
   const auto before = [&](const Item& a, const Item& b) {
-    return std::make_tuple(run_of(a), set_of(a), a.id, a.path_id) < std::make_tuple(run_of(b), set_of(b), b.id, b.path_id);
+    if (!same_run(a, b))
+      return std::tie(a.only, a.audience, a.family, a.skip, a.skip_router) <
+             std::tie(b.only, b.audience, b.family, b.skip, b.skip_router);
+    // What is withdrawn comes first: kNoAttr is the highest id.
+    if (!same_set(a, b)) return std::tie(b.attr, a.source, a.variant) < std::tie(a.attr, b.source, b.variant);
+    return std::tie(a.id, a.path_id) < std::tie(b.id, b.path_id);
   };
   if (!std::is_sorted(items.begin(), items.end(), before)) std::sort(items.begin(), items.end(), before);
   for (std::size_t i = 0; i < items.size();) {
@@ -279,10 +290,10 @@ void UpdateGroup::emit(std::vector<Item>& items, Segment& segment) {
     run.audience = first.audience;
     const auto context = encoding(first.family);
     std::size_t messages = 0;
-    while (i < items.size() && run_of(items[i]) == run_of(first)) {
+    while (i < items.size() && same_run(items[i], first)) {
       const auto item = items[i];
       nlri_.clear();
-      for (; i < items.size() && run_of(items[i]) == run_of(first) && set_of(items[i]) == set_of(item); ++i)
+      for (; i < items.size() && same_run(items[i], first) && same_set(items[i], item); ++i)
         nlri_.push_back({rib_.prefix(items[i].id), items[i].path_id});
       if (item.attr == kNoAttr) {
         encode_withdraw(segment.data, messages, context, nlri_);

@@ -17,6 +17,7 @@ using std::chrono::seconds;
 
 namespace {
 constexpr Family kFamilies[] = {Family::v4, Family::v6};
+constexpr std::size_t kAhead = 8;         // look-ups prepared ahead of the one at work
 constexpr seconds kSettle{10};            // a peer without graceful restart sends no End-of-RIB
 constexpr seconds kUpdateErrorPause{10};  // between two reports of bad UPDATEs of one peer
 constexpr seconds kMaxPrefixWait{60};
@@ -625,7 +626,9 @@ void Peer::handle_update(View body) {
     return;
   }
   auto& rib = core_.rib();
-  for (const auto& w : u.withdrawn) {
+  for (std::size_t i = 0; i < u.withdrawn.size(); ++i) {
+    if (i + kAhead < u.withdrawn.size()) rib.prefetch(u.withdrawn[i + kAhead].prefix);
+    const auto& w = u.withdrawn[i];
     ++counters_.import_withdraws;
     counters_.v6.import_withdraws += w.prefix.family() == Family::v6;
     rib.withdraw(rib_id_, w.prefix, w.path_id);
@@ -683,7 +686,9 @@ void Peer::announce(const std::vector<Nlri>& routes, Attrs attrs) {
   const auto now = core_.now_ms();
   const auto& filter = config_.import_filter;
   auto id = kNoAttr;  // the set as it came, made when a route needs it
-  for (const auto& route : routes) {
+  for (std::size_t i = 0; i < routes.size(); ++i) {
+    if (i + kAhead < routes.size()) rib.prefetch(routes[i + kAhead].prefix);
+    const auto& route = routes[i];
     if (!acceptable(route.prefix)) {
       refuse(route);
       continue;

@@ -1,5 +1,5 @@
-/// The update group against a model: whatever happens, in the end each member holds exactly what a speaker that computes
-/// everything for each peer alone would have sent it.
+/// The update group against a model: whatever happens, in the end each member holds exactly what a speaker that
+/// computes everything for each peer alone would have sent it.
 #include "core/bgp/rib/update_group.hpp"
 
 #include <gtest/gtest.h>
