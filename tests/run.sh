@@ -21,6 +21,7 @@ done
 need_root
 # shellcheck disable=SC2086
 install_packages $build_packages $demo_packages $test_packages || exit 3
+unpack_bird1 || exit 3
 
 build release || exit $?
 if [ $quick = yes ]; then

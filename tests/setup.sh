@@ -8,7 +8,8 @@ build_packages="g++ cmake ninja-build ccache pkg-config libboost1.81-dev libboos
 demo_packages="iproute2 dnsmasq-base dhcpcd-base procps"
 # Real peers and tools the tests compare with.
 # clang and its run-time library: libFuzzer.
-test_packages="clang libclang-rt-14-dev bird2 etcd-server etcd-client python3-etcd3gw nftables iputils-ping iputils-arping tcpdump openssl git"
+test_packages="clang libclang-rt-14-dev bird2 frr gobgpd etcd-server etcd-client python3-etcd3gw nftables iputils-ping
+  iputils-arping tcpdump openssl git"
 
 say() { printf '== %s\n' "$*"; }
 
@@ -48,6 +49,19 @@ install_packages() {
   export DEBIAN_FRONTEND=noninteractive
   apt-get -qq update &&
     without_service_starts apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends $missing >/dev/null
+}
+
+# BIRD 1.6 (Debian's package `bird`) cannot be installed beside bird2: it is unpacked into build/peers/bird1, where the tests
+# look for it.
+unpack_bird1() {
+  [ -x build/peers/bird1/usr/sbin/bird ] && return 0
+  say "unpacking: bird (1.6)"
+  mkdir -p build/peers/bird1 build/peers/deb &&
+    (cd build/peers/deb && { apt-get -qq download bird || { apt-get -qq update && apt-get -qq download bird; }; } 2>/dev/null) &&
+    dpkg -x build/peers/deb/bird_1.6*.deb build/peers/bird1 || {
+    echo "$0: BIRD 1.6 cannot be had: apt-get download bird failed" >&2
+    return 3
+  }
 }
 
 # build PRESET [TARGET [SETTING…]]: configures (-DNAME=VALUE) and builds on all cores.

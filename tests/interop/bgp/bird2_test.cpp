@@ -1,6 +1,6 @@
-/// Our speaker beside BIRD 2 of the distribution: reflector with BIRD as client, non-client and external peer, IPv4 and
-/// IPv6 over one session, nothing lost and nothing extra, attributes as they must be; graceful restart both ways; MD5
-/// and TTL security; BIRD's own birdc asking our socket. Each daemon lives in a namespace of its own on one bridge.
+/// Our speaker beside BIRD 2 of the distribution, what is not the same for every daemon (daemons_test.cpp): an external
+/// peer without policy exchanges nothing, BIRD's route refresh, BIRD's own birdc asking our socket. Each daemon lives
+/// in a namespace of its own on one bridge.
 #include <gmock/gmock.h>
 
 #include <filesystem>
@@ -270,90 +270,6 @@ TEST_F(Bird2ReflectorTest, BirdsOwnClientTalksToOurSocket) {
   EXPECT_THAT(ask("show route for 203.0.113.1"), HasSubstr("Network not found"));
   EXPECT_THAT(ask("show route protocol nobody"), HasSubstr("not a protocol"));
   EXPECT_THAT(ask("configure"), HasSubstr("no configuration to read again"));
-}
-
-TEST_F(Bird2ReflectorTest, GracefulRestartBothWays) {
-  const auto want2 =
-      sum({of_ours(1, plain()), of_bird(3, reflected(3)), of_bird(4, reflected(4)), of_bird(5, outside("65000"))});
-  const auto want3 =
-      sum({of_ours(1, plain()), of_ours(2, reflected(2)), of_bird(4, reflected(4)), of_bird(5, outside("65000"))});
-  expect_table(2, want2);
-  expect_table(3, want3);
-  // BIRD dies: we keep what it said, and it takes up again.
-  procs_[3]->kill_now(SIGKILL);
-  ASSERT_TRUE(eventually("we help", [&] {
-    return birdc(1, "show protocols all c3").find("Neighbor graceful restart active") != std::string::npos;
-  }));
-  EXPECT_EQ(learned(2), want2);
-  bird(3, bgp(3, 1, "64512", "64512"), "-R");
-  ASSERT_TRUE(eventually("refreshed", [&] {
-    EXPECT_EQ(learned(2), want2) << "a route was lost during the restart";
-    const auto t = birdc(1, "show protocols all c3");
-    return HasFailure() ||
-           (t.find("Established") != std::string::npos && t.find("graceful restart active") == std::string::npos);
-  }));
-  expect_table(3, want3);
-  // We die: BIRD keeps what we said, and we take up again without a hole.
-  procs_[1]->kill_now(SIGKILL);
-  ASSERT_TRUE(eventually("BIRD helps", [&] {
-    return birdc(4, "show protocols all rr1").find("Neighbor graceful restart active") != std::string::npos;
-  }));
-  EXPECT_EQ(learned(3), want3);
-  speaker(1, rr_args());
-  ASSERT_TRUE(eventually("refreshed", [&] {
-    EXPECT_EQ(learned(3), want3) << "a route was lost during the restart";
-    const auto t = birdc(3, "show protocols all rr1");
-    return HasFailure() ||
-           (t.find("Established") != std::string::npos && t.find("graceful restart active") == std::string::npos);
-  }));
-  expect_table(2, want2);
-  // A planned stop looks the same to BIRD.
-  procs_[2]->kill_now(SIGTERM);
-  procs_[1]->kill_now(SIGTERM);
-  ASSERT_TRUE(eventually("BIRD helps again", [&] {
-    return birdc(4, "show protocols all rr1").find("Neighbor graceful restart active") != std::string::npos;
-  }));
-  EXPECT_EQ(learned(3), want3);
-}
-
-TEST_F(Bird2Test, PasswordTtlSecurityAndBothFamiliesOfTransport) {
-  // One session over IPv4 with MD5, one over IPv6 with TTL security.
-  speaker(1,
-          "peer=b2,10.66.0.2,as=65000,password=xyzzy,import,export peer=b3,fd66::3,as=65001,ttlsec,import,export "
-          "nh4=10.66.0.1" +
-              own_routes(1));
-  bird(2, bgp(2, 1, "65000", "64512", "password \"xyzzy\";"));
-  bird(3,
-       "protocol bgp rr1 { local fd66::3 as 65001; neighbor fd66::1 as 64512; ttl security on; connect delay time 1; "
-       "connect retry time 1;"
-       " ipv6 { import all; export where source = RTS_STATIC; }; ipv4 { import all; export where source = RTS_STATIC; "
-       "next hop address "
-       "10.66.0.3; }; }\n");
-  const Route own{"", "64512", "", "", "100", "unicast"};
-  auto from2 = of_bird(2, {"", "64512 65000", "", "", "100", "unicast"});
-  auto from3 = of_bird(3, {"", "64512 65001", "", "", "100", "unicast"});
-  expect_table(2, sum({of_ours(1, own), from3}));
-  expect_table(3, sum({of_ours(1, own), from2}));
-}
-
-TEST_F(Bird2Test, AWrongPasswordAndAWrongTtlKeepTheSessionDown) {
-  speaker(1, "peer=b2,10.66.0.2,as=65000,password=xyzzy,import,export peer=b3,10.66.0.3,as=65001,ttlsec,import,export" +
-                 own_routes(1));
-  bird(2, bgp(2, 1, "65000", "64512", "password \"wrong\";"));
-  bird(3, bgp(3, 1, "65001", "64512", "multihop 2;"));
-  ASSERT_TRUE(eventually("BIRD runs", [&] { return birdc(3, "show protocols").find("rr1") != std::string::npos; }));
-  for (int i = 0; i < 20; ++i) {
-    ASSERT_EQ(birdc(1, "show protocols").find("Established"), std::string::npos);
-    ASSERT_EQ(birdc(3, "show protocols").find("Established"), std::string::npos);
-    std::this_thread::sleep_for(100ms);
-  }
-  // Positive control: the same peers with what was wrong put right.
-  bird(2, bgp(2, 1, "65000", "64512", "password \"xyzzy\";"));
-  bird(3, bgp(3, 1, "65001", "64512", "ttl security on;"));
-  EXPECT_TRUE(eventually("both up", [&] {
-    return birdc(2, "show protocols").find("Established") != std::string::npos &&
-           birdc(3, "show protocols").find("Established") != std::string::npos;
-  }));
 }
 
 }  // namespace
