@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <boost/asio/ip/v6_only.hpp>
 #include <boost/asio/post.hpp>
+#include <cerrno>
 #include <set>
 
 #include "core/bgp/engine_core.hpp"
@@ -21,7 +22,13 @@ using std::chrono::seconds;
 namespace {
 constexpr std::size_t kBudget = 16384;  // prefixes decided, and encoded for a group, a turn
 constexpr int kBacklog = 4096;          // a reflector's clients come back all at once
+constexpr milliseconds kAcceptPause{100};
 constexpr Family kFamilies[] = {Family::v4, Family::v6};
+
+bool out_of_means(const boost::system::error_code& ec) {
+  return ec.category() == boost::system::system_category() &&
+         (ec.value() == EMFILE || ec.value() == ENFILE || ec.value() == ENOBUFS || ec.value() == ENOMEM);
+}
 
 LocalSpeaker speaker_of(const Options& o) {
   const auto id = o.router_id.is_v4() ? o.router_id.to_v4() : 0;
@@ -171,7 +178,7 @@ Status EngineCore::open_listener(const Endpoint& at) {
   if (ec) return bad("listen");
   acceptor.non_blocking(true, ec);
   if (ec) return bad("non-blocking");
-  listeners_.push_back({std::move(acceptor), at.address.family()});
+  listeners_.push_back({std::move(acceptor), at.address.family(), asio::steady_timer(loop_.executor())});
   return {};
 }
 
@@ -191,11 +198,24 @@ void EngineCore::wait_accept(std::size_t index) {
           boost::system::error_code error;
           tcp::socket socket(loop_.executor());
           listeners_[index].acceptor.accept(socket, error);
+          if (out_of_means(error)) return pause_accept(index, error);
           if (error) break;
+          accept_paused_ = false;
           accepted(std::move(socket));
         }
         wait_accept(index);
       });
+}
+
+// What waits stays in the backlog and the listener readable: waiting for that would be spinning.
+void EngineCore::pause_accept(std::size_t index, const boost::system::error_code& why) {
+  if (!std::exchange(accept_paused_, true))
+    report(PeerEvent::Kind::refused, "listener", fmt::format("connections wait: {}; raise LimitNOFILE", why.message()));
+  auto& pause = listeners_[index].pause;
+  pause.expires_after(kAcceptPause);
+  pause.async_wait([this, index, alive = std::weak_ptr(alive_)](const boost::system::error_code& ec) {
+    if (!ec && !alive.expired() && !stopping_) wait_accept(index);
+  });
 }
 
 namespace {
@@ -496,7 +516,7 @@ void EngineCore::check_convergence() {
     all_in_sync &= peer->in_sync();
   }
   any_importing |= !ranges_.empty();
-  const bool nobody_known = configured == 0;  // only the time can tell
+  const bool nobody_known = configured == 0 || !ranges_.empty();  // only the time can tell
   if (deferring_ && (deferral_over_ || (all_heard && !nobody_known))) end_deferral();
   if (!deferring_ && !sweep_due_) {
     const bool kept = options_.keep_when_isolated.count() > 0 && any_importing && !any_in_sync &&

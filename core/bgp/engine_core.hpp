@@ -79,9 +79,11 @@ class EngineCore {
   struct Listener {
     asio::ip::tcp::acceptor acceptor;
     Family family;
+    asio::steady_timer pause;  // out of descriptors
   };
   Status open_listener(const Endpoint& at);
   void wait_accept(std::size_t index);
+  void pause_accept(std::size_t index, const boost::system::error_code& why);
   void accepted(asio::ip::tcp::socket socket);
   Status set_listener_password(const Prefix& peer, const std::string& password);
 
@@ -118,6 +120,7 @@ class EngineCore {
 
   TimePoint start_time_;
   WallTime start_wall_, reconfigured_;
+  bool accept_paused_ = false;
   bool started_ = false, stopping_ = false, flush_posted_ = false, local_complete_ = false;
   bool restarting_ = false;  // the R bit
   bool deferring_ = false;   // no selection yet

@@ -1,6 +1,7 @@
 #include "core/node/runtime.hpp"
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <boost/asio/signal_set.hpp>
@@ -101,8 +102,17 @@ class Runtime final : public module::Context {
     return e.code == Errc::invalid ? 2 : 3;
   }
 
+  /// A reflector has a descriptor a session, and the usual soft limit is 1024.
+  static void raise_descriptor_limit() {
+    rlimit files{};
+    if (::getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+    files.rlim_cur = std::max(files.rlim_cur, std::min<rlim_t>(files.rlim_max, 65536));
+    ::setrlimit(RLIMIT_NOFILE, &files);
+  }
+
   Status prepare() {
     namespace fs = std::filesystem;
+    raise_descriptor_limit();
     // run_dir is open to read: dnsmasq reads its files there as its own user; the sockets in it have modes of their
     // own.
     const auto group = fs::perms::owner_all | fs::perms::group_read | fs::perms::group_exec;
