@@ -13,6 +13,7 @@ namespace calico::bgp::birdc {
 using std::chrono::milliseconds;
 
 namespace {
+constexpr std::size_t kMaxLines = 200;  // of one answer to `configure`
 
 constexpr std::uint32_t kSecondary = 0x01;  // IFA_F_SECONDARY
 constexpr std::uint32_t kIffBroadcast = 0x2, kIffPointToPoint = 0x10, kIffMulticast = 0x1000;
@@ -200,6 +201,21 @@ void symbols(Reply& out, const Shape& shape, const ShowSymbols& command, const s
     if (shown(shape, p)) one(p.config.name, "protocol", "protocol");
   if (n == 0 && command.only != "protocol") return out.end(9001, command.only.substr(0, 64) + " is not a symbol");
   out.end(0);
+}
+
+void configured(Reply& out, const ConfigureAnswer& answer, bool check) {
+  out.line(2, fmt::format("Reading configuration from {}", answer.source));
+  const auto shown_lines = std::min(answer.changes.size(), kMaxLines);
+  for (std::size_t i = 0; i < shown_lines; ++i) out.line(2, answer.changes[i]);
+  if (shown_lines < answer.changes.size()) out.line(2, fmt::format("and {} more", answer.changes.size() - shown_lines));
+  if (!answer.faults.empty()) {
+    const auto n = std::min(answer.faults.size(), kMaxLines);
+    for (std::size_t i = 0; i + 1 < n; ++i) out.line(8002, answer.faults[i]);
+    return out.end(8002, answer.faults[n - 1]);
+  }
+  if (answer.changes.empty()) out.line(2, "nothing changed");
+  if (check) return out.end(20, "Configuration OK");
+  out.end(3, "Reconfigured");
 }
 
 }  // namespace calico::bgp::birdc

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/bgp/birdc/command.hpp"
+#include "core/bgp/birdc/configure.hpp"
 #include "core/bgp/engine.hpp"
 #include "core/netlink/types.hpp"
 
@@ -64,5 +65,8 @@ void symbols(Reply& out, const Shape& shape, const ShowSymbols& command, const s
 
 /// "14:05:07.123" or, after 20 hours, the date; BIRD 1 shows whole seconds.
 [[nodiscard]] std::string since(const Shape& shape, WallTime t);
+
+/// The answer to `configure`: what changed, or the faults.
+void configured(Reply& out, const ConfigureAnswer& answer, bool check);
 
 }  // namespace calico::bgp::birdc

@@ -5,11 +5,7 @@
 #include <algorithm>
 
 namespace calico::bgp::birdc {
-namespace {
-
-constexpr std::size_t kMaxLines = 200;  // of one answer to `configure`
-
-}  // namespace
+namespace {}  // namespace
 
 std::optional<std::vector<PeerStatus>> operands(Reply& out, const Shape& shape, const Engine& engine,
                                                 const Operate& command, bool kernel) {
@@ -66,21 +62,6 @@ void drain(Reply& out, Engine& engine, const Drain& command) {
   out.end(25, fmt::format("Graceful shutdown is on: neighbors take other routes where they have them; ready to be "
                           "stopped in {} s",
                           (left + 999) / 1000));
-}
-
-void configured(Reply& out, const ConfigureAnswer& answer, bool check) {
-  out.line(2, fmt::format("Reading configuration from {}", answer.source));
-  const auto shown_lines = std::min(answer.changes.size(), kMaxLines);
-  for (std::size_t i = 0; i < shown_lines; ++i) out.line(2, answer.changes[i]);
-  if (shown_lines < answer.changes.size()) out.line(2, fmt::format("and {} more", answer.changes.size() - shown_lines));
-  if (!answer.faults.empty()) {
-    const auto n = std::min(answer.faults.size(), kMaxLines);
-    for (std::size_t i = 0; i + 1 < n; ++i) out.line(8002, answer.faults[i]);
-    return out.end(8002, answer.faults[n - 1]);
-  }
-  if (answer.changes.empty()) out.line(2, "nothing changed");
-  if (check) return out.end(20, "Configuration OK");
-  out.end(3, "Reconfigured");
 }
 
 }  // namespace calico::bgp::birdc

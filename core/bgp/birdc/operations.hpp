@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "core/bgp/birdc/command.hpp"
-#include "core/bgp/birdc/configure.hpp"
 #include "core/bgp/birdc/format.hpp"
 #include "core/bgp/engine.hpp"
 
@@ -18,6 +17,5 @@ namespace calico::bgp::birdc {
 /// their turn in between.
 void operate(Reply& out, Engine& engine, const Operate& command, const PeerStatus& peer);
 void drain(Reply& out, Engine& engine, const Drain& command);
-void configured(Reply& out, const ConfigureAnswer& answer, bool check);
 
 }  // namespace calico::bgp::birdc

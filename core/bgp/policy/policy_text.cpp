@@ -3,13 +3,10 @@
 #include <algorithm>
 #include <charconv>
 
+#include "core/base/overloaded.hpp"
+
 namespace calico::bgp {
 namespace {
-
-template <class... Fs>
-struct Overloaded : Fs... {
-  using Fs::operator()...;
-};
 
 constexpr std::string_view kConditions =
     "prefix, family, from, peer, interface, community, community_all, community_exact, path, path_contains, "

@@ -2,13 +2,10 @@
 
 #include <algorithm>
 
+#include "core/base/overloaded.hpp"
+
 namespace calico::bgp {
 namespace {
-
-template <class... Fs>
-struct Overloaded : Fs... {
-  using Fs::operator()...;
-};
 
 using Kind = CommunityPattern::Kind;
 constexpr Kind kKinds[] = {Kind::standard, Kind::extended, Kind::large};
