@@ -716,9 +716,9 @@ bool Peer::ready() const {
   return c != nullptr && c->is_open() && c->pending() < Connection::kHighWater;
 }
 
-void Peer::put(std::shared_ptr<const Segment> segment, std::size_t begin, std::size_t end) {
-  const auto bytes = View(segment->data).subspan(begin, end - begin);
-  connection()->queue({std::move(segment), bytes});
+void Peer::put(std::shared_ptr<const Bytes> bytes, std::size_t begin, std::size_t end) {
+  const auto part = View(*bytes).subspan(begin, end - begin);
+  connection()->queue({std::move(bytes), part});
 }
 
 void Peer::dump_began(Family family) { say_refresh(family, 1); }

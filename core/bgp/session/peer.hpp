@@ -85,7 +85,7 @@ class Peer final : public Connection::Handler, public UpdateGroup::Outlet, publi
 
   // UpdateGroup::Outlet
   bool ready() const override;
-  void put(std::shared_ptr<const Segment> segment, std::size_t begin, std::size_t end) override;
+  void put(std::shared_ptr<const Bytes> bytes, std::size_t begin, std::size_t end) override;
   void dump_began(Family family) override;
   void dump_ended(Family family) override;
   void give_up() override;
