@@ -111,6 +111,8 @@ struct Options {
   std::chrono::seconds keep_when_isolated{
       0};                 ///< how long stale routes live on when no session is left; 0 = restart time only
   std::uint32_t max_paths = 16;  ///< next hops of equal cost a route has in the kernel (ECMP); 1 = only the best
+  /// RFC 9687: a peer that takes nothing for so long is left; 0 = the greater of 8 minutes and twice the hold time.
+  std::chrono::seconds send_hold_time{0};
   bool forwards = true;   ///< traffic for what we announce passes this host: its forwarding state is lost with a reboot
   std::string state_dir;  ///< where `bgp.running` marks a running speaker; empty: every start is a first start
   std::chrono::seconds drain_time{10};  ///< how long after drain(true) neighbours need to have moved their traffic

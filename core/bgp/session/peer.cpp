@@ -20,7 +20,7 @@ constexpr Family kFamilies[] = {Family::v4, Family::v6};
 constexpr seconds kSettle{10};            // a peer without graceful restart sends no End-of-RIB
 constexpr seconds kUpdateErrorPause{10};  // between two reports of bad UPDATEs of one peer
 constexpr seconds kMaxPrefixWait{60};
-constexpr seconds kSendHold{8 * 60};  // RFC 9687 6: the greater of 8 minutes and twice the hold time
+constexpr seconds kSendHold{8 * 60};  // RFC 9687 6: the greater of it and twice the hold time
 
 CapabilityInfo info_of(const Capabilities& caps) {
   CapabilityInfo i;
@@ -763,6 +763,7 @@ bool Peer::push_out() {
   counters_.messages_out += messages;
   counters_.updates_out += messages;
   c->flush();
+  if (c->stuck_since()) arm_timer();
   return ready() && s.group->behind(*s.member);
 }
 
@@ -772,6 +773,9 @@ void Peer::arm_timer() {
   auto next = fsm_.next_deadline();
   for (const auto& t : {stale_deadline_, eor_deadline_, sweep_at_})
     if (t && (!next || *t < *next)) next = t;
+  if (auto* c = connection())
+    if (const auto since = c->stuck_since(); since && (!next || *since + send_hold_time() < *next))
+      next = *since + send_hold_time();
   if (!next || removed_) return;
   // A deadline that moved out (every KEEPALIVE moves the hold timer) is found when the older one fires.
   if (armed_ && *armed_ <= *next) return;
@@ -783,12 +787,16 @@ void Peer::arm_timer() {
   });
 }
 
+Duration Peer::send_hold_time() const {
+  const auto wanted = core_.options().send_hold_time;
+  return wanted.count() > 0 ? wanted : std::max(kSendHold, seconds(2 * fsm_.hold_time_s()));
+}
+
 void Peer::on_timer() {
   armed_.reset();
   const auto now = core_.now();
   if (auto* c = connection()) {
-    const auto limit = std::max<Duration>(kSendHold, seconds(2 * fsm_.hold_time_s()));
-    if (auto since = c->stuck_since(); since && now - *since > limit)
+    if (auto since = c->stuck_since(); since && now - *since >= send_hold_time())
       return feed(event::SendHoldExpired{session_->slot});
   }
   if (stale_deadline_ && *stale_deadline_ <= now) expire_stale();

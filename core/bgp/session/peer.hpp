@@ -103,6 +103,7 @@ class Peer final : public Connection::Handler, public UpdateGroup::Outlet, publi
   void announce(const std::vector<Nlri>& routes, Attrs attrs);
   void end_of_rib(Family family);
   void expire_stale();
+  Duration send_hold_time() const;
   void drop_all_routes();
   void leave_group();
   void change_group();
