@@ -34,8 +34,8 @@ std::optional<std::string> import_route(Attrs& a, const LocalSpeaker& speaker, b
   return std::nullopt;
 }
 
-bool may_export(const Source& source, const Target& target, bool no_export, bool no_advertise) {
-  if (no_advertise || (no_export && !target.internal)) return false;
+bool may_export(const Source& source, const Target& target, bool no_export, bool no_advertise, bool llgr_stale) {
+  if (no_advertise || (no_export && !target.internal) || (llgr_stale && !target.long_lived)) return false;
   // RFC 4456 6: between non-clients the full mesh does it.
   return !(source.kind == Source::Kind::internal && target.internal && !source.client && !target.client);
 }
