@@ -24,6 +24,7 @@ constexpr std::size_t kBudget = 16384;  // prefixes decided, and encoded for a g
 constexpr int kBacklog = 4096;          // a reflector's clients come back all at once
 constexpr milliseconds kAcceptPause{100};
 constexpr Family kFamilies[] = {Family::v4, Family::v6};
+constexpr seconds kLongestStale{(1 << 24) - 1};  // RFC 9494 3
 
 bool out_of_means(const boost::system::error_code& ec) {
   return ec.category() == boost::system::system_category() &&
@@ -88,7 +89,7 @@ Status EngineCore::start() {
   preserved_ = !options_.forwards;
   if (const auto last = marker_.load(); last && options_.graceful_restart) {
     // Peers that hold stale routes of ours hold them this long at most: an older life is a first start.
-    const auto window = std::max(options_.restart_time, options_.keep_when_isolated);
+    const auto window = std::max(options_.restart_time + options_.long_lived_stale_time, options_.keep_when_isolated);
     if (last->age <= window) {
       restarting_ = deferring_ = true;
       preserved_ |= last->same_boot;
@@ -130,6 +131,10 @@ void EngineCore::stop(bool planned) {
     report(PeerEvent::Kind::refused, "restart marker", s.error().what);
 }
 
+seconds EngineCore::long_lived_stale_time(const PeerOptions& peer) const {
+  return std::clamp(peer.long_lived_stale_time.value_or(options_.long_lived_stale_time), seconds(0), kLongestStale);
+}
+
 Capabilities EngineCore::capabilities(const PeerOptions& peer) const {
   Capabilities caps;
   if (peer.ipv4) caps.families.push_back(kIpv4Unicast);
@@ -149,6 +154,10 @@ Capabilities EngineCore::capabilities(const PeerOptions& peer) const {
         std::clamp<std::int64_t>(peer.restart_time.value_or(options_.restart_time).count(), 0, 4095));
     for (auto f : caps.families) gr.families.push_back({f, preserved_});
     caps.graceful_restart = std::move(gr);
+    if (const auto time = long_lived_stale_time(peer); time.count() > 0) {
+      auto& ll = caps.long_lived.emplace();
+      for (auto f : caps.families) ll.families.push_back({f, preserved_, static_cast<std::uint32_t>(time.count())});
+    }
   }
   return caps;
 }
@@ -287,6 +296,9 @@ Status EngineCore::set_peers(std::vector<PeerConfig> peers, std::vector<RangeCon
       return fail(Errc::invalid, "BGP peer {}: keepalive time {} s (1 to 21845)", name, o.keepalive_time->count());
     if (o.restart_time && (o.restart_time->count() < 1 || o.restart_time->count() > 4095))
       return fail(Errc::invalid, "BGP peer {}: restart time {} s (1 to 4095)", name, o.restart_time->count());
+    if (o.long_lived_stale_time && (o.long_lived_stale_time->count() < 0 || *o.long_lived_stale_time > kLongestStale))
+      return fail(Errc::invalid, "BGP peer {}: long-lived stale time {} s (0 to {})", name,
+                  o.long_lived_stale_time->count(), kLongestStale.count());
     if (o.password.size() > 80) return fail(Errc::invalid, "BGP peer {}: password of more than 80 characters", name);
     if (!o.ipv4 && !o.ipv6) return fail(Errc::invalid, "BGP peer {}: no address family", name);
     return {};

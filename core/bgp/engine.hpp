@@ -16,7 +16,8 @@
 ///
 /// Thread: loop, every call (snapshots too: `loop.call([&] { return engine.peers(); })`), except where said.
 /// Owns: sockets, sessions, all routes. Sink and resolver are borrowed and outlive the engine's stop().
-/// RFC: 4271, 4456 (reflection), 4724 (graceful restart, both parts), 4760, 5492, 6793, 7606, 8212; see README.md.
+/// RFC: 4271, 4456 (reflection), 4724 (graceful restart, both parts), 4760, 5492, 6793, 7606, 8212, 9494, 9687; the
+/// whole list is in README.md.
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -65,6 +66,7 @@ struct PeerOptions {
   std::optional<std::chrono::seconds> hold_time;       ///< unset: Options::hold_time
   std::optional<std::chrono::seconds> keepalive_time;  ///< unset, and at most: a third of the hold time agreed on
   std::optional<std::chrono::seconds> restart_time;    ///< offered to this peer; unset: Options::restart_time
+  std::optional<std::chrono::seconds> long_lived_stale_time;  ///< the same of Options::long_lived_stale_time
   bool ipv4 = true;                                    ///< families offered
   bool ipv6 = true;
   bool add_path_receive = false, add_path_send = false;  ///< RFC 7911, offered for all families
@@ -111,6 +113,10 @@ struct Options {
   std::chrono::seconds keep_when_isolated{
       0};                        ///< how long stale routes live on when no session is left; 0 = restart time only
   std::uint32_t max_paths = 16;  ///< next hops of equal cost a route has in the kernel (ECMP); 1 = only the best
+  /// RFC 9494: offered to peers, and the most that a peer's own time counts; 0 = not at all; at most 2^24 - 1.
+  std::chrono::seconds long_lived_stale_time{0};
+  /// RFC 9687: a peer that takes nothing for so long is left; 0 = the greater of 8 minutes and twice the hold time.
+  std::chrono::seconds send_hold_time{0};
   bool forwards = true;   ///< traffic for what we announce passes this host: its forwarding state is lost with a reboot
   std::string state_dir;  ///< where `bgp.running` marks a running speaker; empty: every start is a first start
   std::chrono::seconds drain_time{10};  ///< how long after drain(true) neighbours need to have moved their traffic
@@ -221,6 +227,8 @@ struct PeerCounters {
 struct FamilyStatus {
   std::uint32_t imported = 0, exported = 0, preferred = 0, stale = 0;
   bool negotiated = false, eor_received = false, eor_sent = false;
+  bool long_lived = false;                       ///< the stale routes are the last choice now (RFC 9494)
+  std::chrono::milliseconds long_lived_left{0};  ///< until they go
 };
 
 struct PeerStatus {

@@ -55,6 +55,8 @@ class EngineCore {
   bool stopping() const { return stopping_; }
   bool deferring() const { return deferring_; }
   Capabilities capabilities(const PeerOptions& peer) const;
+  /// What holds for this peer, within bounds.
+  std::chrono::seconds long_lived_stale_time(const PeerOptions& peer) const;
   /// The update group of peers that are treated so.
   UpdateGroup& group_for(const Target& target);
   /// A group nobody is in any more goes.

@@ -198,6 +198,8 @@ Result<SpeakerSettings> speaker_settings(const config::Config& c, const SpeakerR
   e.hold_time = seconds_of(c, "bgp.hold_time");
   e.graceful_restart = c.boolean("bgp.graceful_restart");
   e.restart_time = seconds_of(c, "bgp.graceful_restart_time");
+  e.long_lived_stale_time = seconds_of(c, "bgp.long_lived_stale_time");
+  e.send_hold_time = seconds_of(c, "bgp.send_hold_time");
   // A reflector forwards nothing: kept when isolated, its routes would only outlive their truth.
   if (role.compute) e.keep_when_isolated = seconds_of(c, "bgp.keep_when_isolated");
   e.forwards = role.compute;

@@ -52,6 +52,13 @@ void capabilities(Reply& out, std::string_view whose, const CapabilityInfo& c) {
   }
   if (c.as4) line("      4-octet AS numbers");
   if (c.enhanced_refresh) line("      Enhanced refresh");
+  if (c.llgr) {
+    line("      Long-lived graceful restart");
+    if (!c.llgr_ipv4 && !c.llgr_ipv6) return;
+    line(fmt::format("        LL stale time: {}", std::max(c.llgr_time_ipv4, c.llgr_time_ipv6).count()));
+    line("        AF supported:" + families(c.llgr_ipv4, c.llgr_ipv6));
+    line("        AF preserved:" + families(c.llgr_preserved_ipv4, c.llgr_preserved_ipv6));
+  }
 }
 
 /// The same on one line, as BIRD 1 has it.
@@ -60,6 +67,7 @@ std::string capabilities_line(const CapabilityInfo& c) {
   if (c.refresh) out += " refresh";
   if (c.enhanced_refresh) out += " enhanced-refresh";
   if (c.graceful_restart) out += c.gr_ipv4 || c.gr_ipv6 ? " restart-able" : " restart-aware";
+  if (c.llgr) out += c.llgr_ipv4 || c.llgr_ipv6 ? " llgr-able" : " llgr-aware";
   if (c.as4) out += " AS4";
   if (c.extended_message) out += " ext-messages";
   return out;
@@ -100,7 +108,7 @@ void counters(Reply& out, std::string_view indent, const PeerStatus& p, Family f
                    c.export_withdraws));
 }
 
-void channel(Reply& out, const PeerStatus& p, Family family) {
+void channel(Reply& out, const Shape& shape, const PeerStatus& p, Family family) {
   const auto line = [&](std::string_view text) { out.line(1006, text); };
   const auto& f = family == Family::v4 ? p.v4 : p.v6;
   const bool up = p.state == PeerState::established && f.negotiated;
@@ -112,7 +120,8 @@ void channel(Reply& out, const PeerStatus& p, Family family) {
   if (!up && !starting) return;
   counters(out, "    ", p, family);
   if (f.stale != 0) {
-    if (p.gr_active) line("    Neighbor GR:    Regular");
+    if (p.gr_active) line(fmt::format("    Neighbor GR:    {}", f.long_lived ? "Long-lived" : "Regular"));
+    if (f.long_lived) line(fmt::format("    LL stale timer: {}/-", timer(shape, f.long_lived_left)));
     line(fmt::format("    Stale routes:   {}", f.stale));
   }
   line(fmt::format("    End-of-RIB:     {}, {}", f.eor_received ? "received" : "awaited",
@@ -138,9 +147,12 @@ void session(Reply& out, const Shape& shape, const PeerStatus& p, Asn local_as) 
   if (!shape.bird1()) line(fmt::format("    Local AS:         {}", local_as));
   if (p.gr_active) {
     line("    Neighbor graceful restart active");
-    line(p.gr_left.count() > 0 ? fmt::format("    Restart timer:    {}/-", timer(shape, p.gr_left))
-         : up                  ? std::string("    Restart timer:    waiting for End-of-RIB")
-                               : std::string("    Restart timer:    kept while isolated"));
+    if (p.gr_left.count() > 0)
+      line(fmt::format("    Restart timer:    {}/-", timer(shape, p.gr_left)));
+    else if (up)
+      line("    Restart timer:    waiting for End-of-RIB");
+    else if (!p.v4.long_lived && !p.v6.long_lived)
+      line("    Restart timer:    kept while isolated");
   }
   if (up) {
     if (p.neighbor_id) line(fmt::format("    Neighbor ID:      {}", *p.neighbor_id));
@@ -178,8 +190,8 @@ void bgp_protocol(Reply& out, const Shape& shape, const PeerStatus& p, Asn local
     session(out, shape, p, local_as);
   } else {
     session(out, shape, p, local_as);
-    if (p.config.ipv4) channel(out, p, Family::v4);
-    if (p.config.ipv6) channel(out, p, Family::v6);
+    if (p.config.ipv4) channel(out, shape, p, Family::v4);
+    if (p.config.ipv6) channel(out, shape, p, Family::v6);
   }
   out.line(1006, "");
 }

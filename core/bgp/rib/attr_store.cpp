@@ -4,6 +4,8 @@
 #include <cassert>
 #include <random>
 
+#include "core/bgp/codec/communities.hpp"
+
 namespace calico::bgp {
 
 namespace {
@@ -61,6 +63,8 @@ AttrId AttrStore::intern(const Attrs& attrs) {
   s.origin = attrs.origin;
   s.no_advertise = attrs.has_community(kNoAdvertise);
   s.no_export = attrs.has_community(kNoExport) || attrs.has_community(kNoExportSubconfed);
+  s.llgr_stale = attrs.has_community(well_known::kLlgrStale.value);
+  s.no_llgr = attrs.has_community(well_known::kNoLlgr.value);
   slots_[slot] = {id, hash};
   ++size_;
   return id;

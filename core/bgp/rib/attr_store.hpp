@@ -28,6 +28,7 @@ struct AttrSet {
   std::uint8_t origin = 0;
   bool no_export : 1 = false, no_advertise : 1 = false;  ///< RFC 1997 (no_export: also NO_EXPORT_SUBCONFED)
   bool has_originator : 1 = false;
+  bool llgr_stale : 1 = false, no_llgr : 1 = false;  ///< RFC 9494
   std::uint16_t cluster_count = 0, path_length = 0;
   std::uint32_t local_pref = 100, med = 0;
   std::uint32_t neighbor_as = 0;  ///< first of a leading sequence, 0 = none

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "core/bgp/codec/communities.hpp"
+
 namespace calico::bgp {
 
 namespace {
@@ -22,6 +24,9 @@ std::optional<std::string> import_route(Attrs& a, const LocalSpeaker& speaker, b
     a.local_pref = 100;
   }
   if (a.has_community(kGracefulShutdown)) a.local_pref = 0;  // RFC 8326 4.2
+  // RFC 7999 3.2: what somebody wants dropped goes no further than this AS.
+  if (!internal && a.has_community(well_known::kBlackhole.value) && !add(a.communities, well_known::kNoExport))
+    return "no room for NO_EXPORT beside BLACKHOLE";
   const auto& nh = a.next_hop;
   if (nh.is_unspecified() || nh.is_multicast() || nh == Ip::v4(0xffffffff))
     return fmt::format("{} cannot be a next hop", nh);
@@ -29,8 +34,8 @@ std::optional<std::string> import_route(Attrs& a, const LocalSpeaker& speaker, b
   return std::nullopt;
 }
 
-bool may_export(const Source& source, const Target& target, bool no_export, bool no_advertise) {
-  if (no_advertise || (no_export && !target.internal)) return false;
+bool may_export(const Source& source, const Target& target, bool no_export, bool no_advertise, bool llgr_stale) {
+  if (no_advertise || (no_export && !target.internal) || (llgr_stale && !target.long_lived)) return false;
   // RFC 4456 6: between non-clients the full mesh does it.
   return !(source.kind == Source::Kind::internal && target.internal && !source.client && !target.client);
 }
@@ -57,6 +62,7 @@ std::optional<Attrs> export_route(Attrs a, Family family, const Source& source, 
     a.originator_id.reset();
     a.cluster_list.clear();
     if (source.kind != Source::Kind::local && (variant & kMedSet) == 0) a.med.reset();  // RFC 4271 5.1.4
+    remove_if<ExtCommunity>(a.ext_communities, [](const ExtCommunity& c) { return !c.transitive(); });  // RFC 4360 2
   }
   if (speaker.draining) {
     if (target.internal) a.local_pref = 0;

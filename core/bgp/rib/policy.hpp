@@ -1,8 +1,8 @@
 #pragma once
 /// What happens to a route's attributes on the way in and on the way out: loop checks, reflection, next hops. Pure.
 /// Thread: any. Errors: a refusal carries its reason.
-/// RFC: 4271 5, 9.1.2 and 9.2; 4456 8 (ORIGINATOR_ID, CLUSTER_LIST); 1997 (well-known communities); 8326
-/// (GRACEFUL_SHUTDOWN).
+/// RFC: 4271 5, 9.1.2 and 9.2; 4456 8 (ORIGINATOR_ID, CLUSTER_LIST); 1997 (well-known communities); 4360 2;
+/// 7999 (BLACKHOLE); 8326 (GRACEFUL_SHUTDOWN); 9494 4.2 (LLGR_STALE).
 #include <optional>
 #include <string>
 
@@ -44,6 +44,7 @@ struct Target {
   bool as4 = true;                    ///< both sides announced 4-octet AS numbers
   bool add_path[2] = {false, false};  ///< the peer takes several paths of a prefix (RFC 7911)
   bool extended_next_hop = false;     ///< IPv4 routes may have an IPv6 next hop (RFC 8950)
+  bool long_lived = false;            ///< the peer announced LLGR: it may be told of long-lived stale routes (RFC 9494)
   std::uint32_t max_message = kMaxMessage;
   PolicyRef filter;  ///< the operator's; empty: everything
   /// The address of ours that stands as next hop for routes of the family.
@@ -60,7 +61,8 @@ struct Target {
                                                       std::uint8_t allow_own_as = 0);
 
 /// False: not to this kind of peer (the cheap part, before any attribute is touched).
-[[nodiscard]] bool may_export(const Source& source, const Target& target, bool no_export, bool no_advertise);
+[[nodiscard]] bool may_export(const Source& source, const Target& target, bool no_export, bool no_advertise,
+                              bool llgr_stale = false);
 
 /// The attributes `target` is sent; nullopt: nothing (no own address of the family).
 [[nodiscard]] std::optional<Attrs> export_route(Attrs attrs, Family family, const Source& source, const Target& target,

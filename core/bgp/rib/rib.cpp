@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cassert>
 
+#include "core/bgp/codec/communities.hpp"
+
 namespace calico::bgp {
 
 Rib::Rib(AttrStore& attrs, Resolve resolve) : attrs_(attrs), resolve_(std::move(resolve)) {
@@ -277,6 +279,44 @@ std::size_t Rib::drop(RibPeerId peer, Family family, bool stale_only) {
   return count;
 }
 
+std::size_t Rib::make_long_lived(RibPeerId peer, Family family) {
+  // Many routes, few sets. Both sides of a pair are held: an id that came free would be used again here.
+  std::unordered_map<AttrId, AttrId> marked;
+  const auto mark = [&](AttrId attr) {
+    const auto [it, added] = marked.try_emplace(attr, kNoAttr);
+    if (!added) return it->second;
+    attrs_.ref(attr);
+    if (attrs_.at(attr).no_llgr) return kNoAttr;
+    auto a = attrs_.decode(attr);
+    if (!add(a.communities, well_known::kLlgrStale)) return kNoAttr;
+    it->second = attrs_.intern(a);
+    take_hop(it->second);
+    return it->second;
+  };
+  std::size_t gone = 0;
+  for (auto p = peers_[peer].first[fam(family)]; p != kNone;) {
+    auto& path = paths_[p];
+    const auto after = path.after_of_peer;
+    if (path.stale != 0 && !(attrs_.at(path.attr).llgr_stale && !attrs_.at(path.attr).no_llgr)) {
+      if (const auto attr = mark(path.attr); attr == kNoAttr) {
+        unlink(p);
+        ++gone;
+      } else {
+        attrs_.ref(attr);
+        attrs_.unref(path.attr);
+        path.attr = attr;
+        make_dirty(path.prefix);
+      }
+    }
+    p = after;
+  }
+  for (const auto& [was, is] : marked) {
+    attrs_.unref(was);
+    attrs_.unref(is);
+  }
+  return gone;
+}
+
 void Rib::begin_refresh(RibPeerId peer, Family family) {
   for (auto p = peers_[peer].first[fam(family)]; p != kNone; p = paths_[p].after_of_peer) paths_[p].unconfirmed = 1;
 }
@@ -319,6 +359,7 @@ void Rib::candidates(PrefixId id, std::vector<PathId>& c) const {
   if (c.size() < 2) return;
   const auto attr = [&](PathId p) -> const AttrSet& { return attrs_.at(paths_[p].attr); };
   const auto peer = [&](PathId p) -> const RibPeer& { return peers_[paths_[p].peer]; };
+  lowest(c, [&](PathId p) { return static_cast<int>(attr(p).llgr_stale); });
   // A VM that moved in elsewhere (LOCAL_PREF above normal) beats the route this host still has for it.
   const auto local = [&](PathId p) { return peer(p).kind == Source::Kind::local; };
   lowest(c, [&](PathId p) { return local(p) || elevated(attr(p).local_pref) ? 0 : 1; });

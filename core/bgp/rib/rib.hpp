@@ -1,7 +1,8 @@
 #pragma once
 /// All routes: prefixes under dense ids, the paths each peer gave for them, and the decision process.
 /// Thread: loop. Owns: prefixes, paths, next hops; borrows the attribute store. Errors: none.
-/// RFC: 4271 9.1.2 (decision), 4456 9 (its tie-breaks with reflection), 7911 (several paths of one peer). Deviation:
+/// RFC: 4271 9.1.2 (decision), 4456 9 (its tie-breaks with reflection), 7911 (several paths of one peer), 9494 4.3
+/// (LLGR_STALE is the last choice). Deviation:
 /// between routes that are equal down to the IGP cost, one that is not stale wins (4724 leaves stale routes equal; a
 /// fresh copy of the same route is surer).
 ///
@@ -74,6 +75,9 @@ class Rib {
   void mark_stale(RibPeerId peer, Family family);
   /// Removes the peer's stale paths (or all of them) of a family; how many.
   std::size_t drop(RibPeerId peer, Family family, bool stale_only);
+  /// The peer's stale paths of a family live on as the last choice: they get LLGR_STALE, and those with NO_LLGR go; how
+  /// many (RFC 9494 4.2).
+  std::size_t make_long_lived(RibPeerId peer, Family family);
   /// A peer says everything again: what it did not say by the end goes. Until then nothing changes.
   void begin_refresh(RibPeerId peer, Family family);
   std::size_t end_refresh(RibPeerId peer, Family family);

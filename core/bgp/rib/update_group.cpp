@@ -126,8 +126,8 @@ std::size_t UpdateGroup::journal_bytes() const {
 
 void UpdateGroup::append(std::shared_ptr<Segment> segment) {
   if (segment->runs.empty()) return;
-  segment->data.shrink_to_fit();
-  segment->end_offset = tail_->end_offset + segment->data.size();
+  segment->bytes->shrink_to_fit();
+  segment->end_offset = tail_->end_offset + segment->bytes->size();
   tail_->next = segment;
   tail_ = std::move(segment);
 }
@@ -270,7 +270,7 @@ void UpdateGroup::hand_out(Member& m, Outlet& outlet) {
     // Runs that follow each other are one piece.
     std::size_t begin = 0, end = 0;
     const auto flush = [&] {
-      if (end > begin) outlet.put(next, begin, end);
+      if (end > begin) outlet.put(next->bytes, begin, end);
       begin = end = 0;
     };
     for (const auto& run : next->runs) {
@@ -354,7 +354,7 @@ void UpdateGroup::mark_unread(const Member& member, Lag& lag) {
         for (auto f : {0, 1}) m.dumping[f] |= std::exchange(m.wants_dump[f], false);
       if (run.audience == Run::For::dump_end) m.dumping[0] = m.dumping[1] = false;
       if (!hears(m, run)) continue;
-      for (auto bytes = View(s->data).subspan(run.begin, run.end - run.begin); bytes.size() >= kHeaderSize;) {
+      for (auto bytes = View(*s->bytes).subspan(run.begin, run.end - run.begin); bytes.size() >= kHeaderSize;) {
         const auto length = std::to_integer<std::size_t>(bytes[16]) << 8 | std::to_integer<std::size_t>(bytes[17]);
         const auto ok = decode_update(bytes.subspan(kHeaderSize, length - kHeaderSize), context, update);
         assert(ok);
@@ -428,7 +428,7 @@ void UpdateGroup::catch_up(Member& m, Outlet& outlet) {
       }
       m.messages += run.messages;
     }
-    if (!segment->data.empty()) outlet.put(segment, 0, segment->data.size());
+    if (!segment->bytes->empty()) outlet.put(segment->bytes, 0, segment->bytes->size());
     for (auto id : done) rib_.unpin(id);
   }
   if (lag.count > 0 || queue_at_ < queue_.size()) return;

@@ -40,7 +40,7 @@ namespace calico::bgp {
 
 struct Run {
   enum class For : std::uint8_t { everyone, joiners, members, dump_begin, dump_end };
-  std::uint32_t begin = 0, end = 0;  // bytes of Segment::data
+  std::uint32_t begin = 0, end = 0;  // bytes of Segment::bytes
   RibPeerId skip = kNone;            // the source
   RibPeerId only = kNone;
   std::uint32_t skip_router = 0;  // the originator's identifier; 0 = nobody
@@ -51,7 +51,8 @@ struct Run {
 
 struct Segment {
   ~Segment();
-  Bytes data;
+  /// Connections hold this, never the segment: its `next` would keep all that follows for a peer that does not read.
+  std::shared_ptr<Bytes> bytes = std::make_shared<Bytes>();
   std::vector<Run> runs;
   std::uint64_t end_offset = 0;  // of the journal, in bytes
   std::shared_ptr<Segment> next;
@@ -72,7 +73,7 @@ class UpdateGroup {
     virtual ~Outlet() = default;
     /// There is room for more.
     virtual bool ready() const = 0;
-    virtual void put(std::shared_ptr<const Segment> segment, std::size_t begin, std::size_t end) = 0;
+    virtual void put(std::shared_ptr<const Bytes> bytes, std::size_t begin, std::size_t end) = 0;
     /// A dump the member asked for begins or has ended here.
     virtual void dump_began(Family family) = 0;
     virtual void dump_ended(Family family) = 0;

@@ -95,7 +95,7 @@ UpdateGroup::Sent UpdateGroup::wanted(PrefixId id, PathId path_id) {
   const auto& path = rib_.path(path_id);
   const auto& set = attrs_.at(path.attr);
   const auto source = source_of(rib_.peer(path.peer));
-  if (!may_export(source, target_, set.no_export, set.no_advertise)) return {};
+  if (!may_export(source, target_, set.no_export, set.no_advertise, set.llgr_stale)) return {};
   Sent out;
   out.attr = path.attr;
   out.source = path.peer;
@@ -282,7 +282,7 @@ void UpdateGroup::emit(std::vector<Item>& items, Segment& segment) {
   for (std::size_t i = 0; i < items.size();) {
     const auto first = items[i];
     Run run;
-    run.begin = static_cast<std::uint32_t>(segment.data.size());
+    run.begin = static_cast<std::uint32_t>(segment.bytes->size());
     run.skip = first.skip;
     run.only = first.only;
     run.skip_router = first.skip_router;
@@ -296,7 +296,7 @@ void UpdateGroup::emit(std::vector<Item>& items, Segment& segment) {
       for (; i < items.size() && same_run(items[i], first) && same_set(items[i], item); ++i)
         nlri_.push_back({rib_.prefix(items[i].id), items[i].path_id});
       if (item.attr == kNoAttr) {
-        encode_withdraw(segment.data, messages, context, nlri_);
+        encode_withdraw(*segment.bytes, messages, context, nlri_);
         run.withdrawn += static_cast<std::uint32_t>(nlri_.size());
         continue;
       }
@@ -306,13 +306,13 @@ void UpdateGroup::emit(std::vector<Item>& items, Segment& segment) {
       sent.variant = item.variant;
       Ip next_hop;
       const bool fits = encode_set(sent, context.family, set_, next_hop) &&
-                        encode_announce(segment.data, messages, context, set_, next_hop, nlri_);
+                        encode_announce(*segment.bytes, messages, context, set_, next_hop, nlri_);
       assert(fits);  // sendable() looked
       (void)fits;
       run.announced += static_cast<std::uint32_t>(nlri_.size());
     }
     run.messages = static_cast<std::uint32_t>(messages);
-    run.end = static_cast<std::uint32_t>(segment.data.size());
+    run.end = static_cast<std::uint32_t>(segment.bytes->size());
     segment.runs.push_back(run);
   }
 }

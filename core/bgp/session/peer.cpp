@@ -21,7 +21,7 @@ constexpr std::size_t kAhead = 8;         // look-ups prepared ahead of the one 
 constexpr seconds kSettle{10};            // a peer without graceful restart sends no End-of-RIB
 constexpr seconds kUpdateErrorPause{10};  // between two reports of bad UPDATEs of one peer
 constexpr seconds kMaxPrefixWait{60};
-constexpr seconds kSendHold{8 * 60};  // RFC 9687 6: the greater of 8 minutes and twice the hold time
+constexpr seconds kSendHold{8 * 60};  // RFC 9687 6: the greater of it and twice the hold time
 
 CapabilityInfo info_of(const Capabilities& caps) {
   CapabilityInfo i;
@@ -167,6 +167,7 @@ void Peer::reconfigure(PeerConfig next) {
   as_before.next_hop = config_.next_hop;
   as_before.route_reflector_client = config_.route_reflector_client;
   as_before.max_prefix = config_.max_prefix;
+  as_before.long_lived_stale_time = config_.long_lived_stale_time;  // the next OPEN says it
   as_before.from = config_.from;
   const bool soft = as_before == config_;
   const bool filter_changed = !(next.import_filter == config_.import_filter);
@@ -441,6 +442,7 @@ void Peer::session_up(Slot slot, const Open& remote) {
   s.target.as4 = both.as4_out;
   s.target.max_message = both.out[0].max_message;
   s.target.extended_next_hop = both.out[0].extended_next_hop;
+  s.target.long_lived = remote.caps.graceful_restart && remote.caps.long_lived;
   for (auto f : {0, 1}) {
     s.families[f] = s.target.families[f] = both.families[f];
     s.target.add_path[f] = both.out[f].add_path;
@@ -458,14 +460,19 @@ void Peer::session_up(Slot slot, const Open& remote) {
   bool stale = false;
   for (auto family : kFamilies) {
     const auto f = fam(family);
-    if (rp.stale[f] == 0) continue;
+    if (rp.stale[f] == 0) {
+      long_lived_[f] = {};
+      continue;
+    }
     bool preserved = was_held;
-    if (gr)
+    if (gr && !long_lived_[f].active)
       for (const auto& e : gr->families) preserved |= e.family == unicast(family) && e.preserved;
+    if (gr && remote.caps.long_lived && long_lived_[f].active)
+      for (const auto& e : remote.caps.long_lived->families) preserved |= e.family == unicast(family) && e.preserved;
     if (s.families[f] && preserved)
       stale = true;
-    else
-      core_.rib().drop(rib_id_, family, true);  // RFC 4724 4.2
+    else if (core_.rib().drop(rib_id_, family, true) > 0)  // RFC 4724 4.2, 9494 4.2
+      long_lived_[f] = {};
   }
   // A peer that lost all memory ends its RIB before it has heard the others: what we keep waits for them too.
   s.late_sweep = stale && was_held && !s.remote_restarting;
@@ -509,6 +516,7 @@ void Peer::session_down(const Down& down) {
   ++counters_.flaps;
   const bool keep = keeps_routes(down);
   const auto gr = session_->remote.caps.graceful_restart;
+  const auto long_lived = session_->remote.caps.long_lived;
   const bool isolation = core_.options().keep_when_isolated.count() > 0;
   leave_group();
   session_.reset();
@@ -522,12 +530,22 @@ void Peer::session_down(const Down& down) {
       bool listed = false;
       if (gr)
         for (const auto& e : gr->families) listed |= e.family == unicast(family);
-      // RFC 4724 4.2: what is stale for the second time goes, unless it may be all we have.
-      if (!isolation) core_.rib().drop(rib_id_, family, true);
-      if (listed || isolation)
+      auto& ll = long_lived_[fam(family)];
+      ll.allowed = seconds(0);
+      if (gr && long_lived)
+        for (const auto& e : long_lived->families)
+          if (e.family == unicast(family))
+            ll.allowed = std::min(seconds(e.stale_s), core_.long_lived_stale_time(config_));
+      const bool spent = ll.until && *ll.until <= core_.now();  // RFC 9494 4.2: it ran out before the End-of-RIB
+      // RFC 4724 4.2: what is stale for the second time goes, unless it may be all we have, or its time still runs.
+      if (!isolation && (!ll.until || spent)) core_.rib().drop(rib_id_, family, true);
+      if (isolation || (!spent && (listed || ll.allowed.count() > 0)))
         core_.rib().mark_stale(rib_id_, family);
       else
         core_.rib().drop(rib_id_, family, false);
+      // RFC 9494 4.2: for a family without graceful restart its time has ended already.
+      if (!listed && !isolation && !spent && ll.allowed.count() > 0) begin_long_lived(family);
+      if (core_.rib().peer(rib_id_).stale[fam(family)] == 0) ll = {};
     }
     if (has_stale()) stale_deadline_ = core_.now() + seconds(gr ? gr->time_s : 0);
   } else {
@@ -539,7 +557,10 @@ void Peer::session_down(const Down& down) {
 }
 
 void Peer::drop_all_routes() {
-  for (auto family : kFamilies) core_.rib().drop(rib_id_, family, false);
+  for (auto family : kFamilies) {
+    core_.rib().drop(rib_id_, family, false);
+    long_lived_[fam(family)] = {};
+  }
   held_ = false;
 }
 
@@ -554,6 +575,7 @@ void Peer::end_of_rib(Family family) {
   const auto f = fam(family);
   if (s.eor_in[f]) return;
   s.eor_in[f] = true;
+  long_lived_[f] = {};
   if (!s.late_sweep) core_.rib().drop(rib_id_, family, true);
   if (in_sync()) {
     eor_deadline_.reset();
@@ -565,21 +587,48 @@ void Peer::end_of_rib(Family family) {
 
 void Peer::expire_stale() {
   stale_deadline_.reset();
-  const auto now = core_.now();
-  if (auto since = core_.isolated_since(remote_as())) {
+  // The long-lived time begins here, held or not: it counts from the loss, and being held does not make it longer.
+  for (auto& ll : long_lived_)
+    if (ll.allowed.count() > 0 && !ll.until) ll.until = core_.now() + ll.allowed;
+  if (hold_while_isolated()) return;
+  std::size_t n = 0;
+  for (auto family : kFamilies) n += begin_long_lived(family);
+  went(n);
+}
+
+/// Keeping what may be all we have comes before any time of the peer's.
+bool Peer::hold_while_isolated() {
+  held_ = false;
+  if (const auto since = core_.isolated_since(remote_as())) {
     const auto end = *since + core_.options().keep_when_isolated;
-    if (now < end) {
+    if (core_.now() < end) {
       held_ = true;
       stale_deadline_ = end;
-      return;
     }
   }
-  held_ = false;
-  std::size_t n = 0;
-  for (auto family : kFamilies) n += core_.rib().drop(rib_id_, family, true);
-  if (n > 0) core_.report(PeerEvent::Kind::stale_expired, config_.name, fmt::format("{} stale routes removed", n));
+  return held_;
+}
+
+/// The restart time of the family is over. How many routes went.
+std::size_t Peer::begin_long_lived(Family family) {
+  auto& ll = long_lived_[fam(family)];
+  const auto now = core_.now();
+  if (ll.allowed.count() > 0 && !ll.until) ll.until = now + ll.allowed;
+  ll.active = ll.until && now < *ll.until;
+  return ll.active ? core_.rib().make_long_lived(rib_id_, family) : core_.rib().drop(rib_id_, family, true);
+}
+
+void Peer::end_long_lived(Family family) {
+  long_lived_[fam(family)].active = false;
+  if (session_ ? session_->late_sweep : hold_while_isolated()) return;
+  went(core_.rib().drop(rib_id_, family, true));
+}
+
+void Peer::went(std::size_t stale) {
+  if (stale > 0)
+    core_.report(PeerEvent::Kind::stale_expired, config_.name, fmt::format("{} stale routes removed", stale));
   core_.schedule_flush();
-  if (dynamic_ && !session_ && fsm_.state() == PeerState::active) core_.retire(*this);
+  if (dynamic_ && !session_ && !has_stale() && fsm_.state() == PeerState::active) core_.retire(*this);
 }
 
 void Peer::isolation_ended(bool grace) {
@@ -721,9 +770,9 @@ bool Peer::ready() const {
   return c != nullptr && c->is_open() && c->pending() < Connection::kHighWater;
 }
 
-void Peer::put(std::shared_ptr<const Segment> segment, std::size_t begin, std::size_t end) {
-  const auto bytes = View(segment->data).subspan(begin, end - begin);
-  connection()->queue({std::move(segment), bytes});
+void Peer::put(std::shared_ptr<const Bytes> bytes, std::size_t begin, std::size_t end) {
+  const auto part = View(*bytes).subspan(begin, end - begin);
+  connection()->queue({std::move(bytes), part});
 }
 
 void Peer::dump_began(Family family) { say_refresh(family, 1); }
@@ -768,6 +817,7 @@ bool Peer::push_out() {
   counters_.messages_out += messages;
   counters_.updates_out += messages;
   c->flush();
+  if (c->stuck_since()) arm_timer();
   return ready() && s.group->behind(*s.member);
 }
 
@@ -777,6 +827,11 @@ void Peer::arm_timer() {
   auto next = fsm_.next_deadline();
   for (const auto& t : {stale_deadline_, eor_deadline_, sweep_at_})
     if (t && (!next || *t < *next)) next = t;
+  for (const auto& ll : long_lived_)
+    if (ll.active && (!next || *ll.until < *next)) next = ll.until;
+  if (auto* c = connection())
+    if (const auto since = c->stuck_since(); since && (!next || *since + send_hold_time() < *next))
+      next = *since + send_hold_time();
   if (!next || removed_) return;
   // A deadline that moved out (every KEEPALIVE moves the hold timer) is found when the older one fires.
   if (armed_ && *armed_ <= *next) return;
@@ -788,14 +843,20 @@ void Peer::arm_timer() {
   });
 }
 
+Duration Peer::send_hold_time() const {
+  const auto wanted = core_.options().send_hold_time;
+  return wanted.count() > 0 ? wanted : std::max(kSendHold, seconds(2 * fsm_.hold_time_s()));
+}
+
 void Peer::on_timer() {
   armed_.reset();
   const auto now = core_.now();
   if (auto* c = connection()) {
-    const auto limit = std::max<Duration>(kSendHold, seconds(2 * fsm_.hold_time_s()));
-    if (auto since = c->stuck_since(); since && now - *since > limit)
+    if (auto since = c->stuck_since(); since && now - *since >= send_hold_time())
       return feed(event::SendHoldExpired{session_->slot});
   }
+  for (auto family : kFamilies)
+    if (const auto& ll = long_lived_[fam(family)]; ll.active && *ll.until <= now) end_long_lived(family);
   if (stale_deadline_ && *stale_deadline_ <= now) expire_stale();
   if (eor_deadline_ && *eor_deadline_ <= now) {
     eor_deadline_.reset();
@@ -839,6 +900,8 @@ PeerStatus Peer::status() const {
     fs.stale = rp.stale[f];
     fs.preferred = rp.preferred[f];
     fs.exported = exported[f];
+    fs.long_lived = long_lived_[f].active;
+    if (fs.long_lived) fs.long_lived_left = left(long_lived_[f].until);
     if (session_) {
       fs.negotiated = session_->families[f];
       fs.eor_received = session_->eor_in[f];

@@ -6,7 +6,9 @@
 ///
 /// Stale routes: marked when the session is lost without intent. They go when the peer's End-of-RIB arrives, when its
 /// restart time passes without a session, or at once if the new session says that forwarding was not preserved. While
-/// no session is left from which such routes could come (isolated), they stay for Options::keep_when_isolated.
+/// no session is left from which such routes could come (isolated), they stay for Options::keep_when_isolated. Of
+/// families in the peer's LLGR capability they live on after the restart time as the last choice (RFC 9494): a time for
+/// each family that runs on when the peer is back, up to its End-of-RIB.
 #include <boost/asio/steady_timer.hpp>
 #include <memory>
 
@@ -85,7 +87,7 @@ class Peer final : public Connection::Handler, public UpdateGroup::Outlet, publi
 
   // UpdateGroup::Outlet
   bool ready() const override;
-  void put(std::shared_ptr<const Segment> segment, std::size_t begin, std::size_t end) override;
+  void put(std::shared_ptr<const Bytes> bytes, std::size_t begin, std::size_t end) override;
   void dump_began(Family family) override;
   void dump_ended(Family family) override;
   void give_up() override;
@@ -103,6 +105,11 @@ class Peer final : public Connection::Handler, public UpdateGroup::Outlet, publi
   void announce(const std::vector<Nlri>& routes, Attrs attrs);
   void end_of_rib(Family family);
   void expire_stale();
+  bool hold_while_isolated();
+  std::size_t begin_long_lived(Family family);
+  void end_long_lived(Family family);
+  void went(std::size_t stale);
+  Duration send_hold_time() const;
   void drop_all_routes();
   void leave_group();
   void change_group();
@@ -133,6 +140,12 @@ class Peer final : public Connection::Handler, public UpdateGroup::Outlet, publi
   std::optional<TimePoint> eor_deadline_;    // End-of-RIB must have come by then
   std::optional<TimePoint> sweep_at_;        // stale routes go then, whatever comes
   bool held_ = false;                        // past stale_deadline_, kept because isolated
+  struct LongLived {
+    std::chrono::seconds allowed{0};  // by the session that was lost; 0 = the family has no such time
+    std::optional<TimePoint> until;   // begun; not begun again before End-of-RIB
+    bool active = false;              // the stale routes are the last choice, and go at `until`
+  };
+  LongLived long_lived_[2];
 };
 
 }  // namespace calico::bgp

@@ -206,6 +206,8 @@ int main(int argc, char** argv) {
       o.restart_time = std::chrono::seconds(number(value));
     else if (key == "deferral")
       o.deferral = std::chrono::seconds(number(value));
+    else if (key == "llgr")
+      o.long_lived_stale_time = std::chrono::seconds(number(value));
     else if (key == "keep")
       o.keep_when_isolated = std::chrono::seconds(number(value));
     else if (key == "ctl")

@@ -251,6 +251,27 @@ TEST(BirdcGolden, LostSessionInDetail) {
   }
 }
 
+TEST(BirdcGolden, LongLivedInDetail) {
+  auto p = lost();
+  p.gr_left = 0ms;
+  p.v4.stale = 3;
+  p.v4.long_lived = true;
+  p.v4.long_lived_left = 3599500ms;
+  auto all = protocols(kBird2, true, {p}, "Mesh_10_66_1_1");
+  EXPECT_EQ(only(all, "    Neighbor GR:").at(0).text, "    Neighbor GR:    Long-lived");
+  EXPECT_EQ(only(all, "    LL stale timer:").at(0).text, "    LL stale timer: 3599.500/-");
+  EXPECT_EQ(only(all, "    Neighbor graceful restart active").size(), 1U);
+  EXPECT_TRUE(only(all, "    Restart timer:").empty()) << "it is over";
+  // The capability: announced without families, as BIRD does where it is not switched on, and with them.
+  auto up = mesh();
+  up.local.llgr = up.neighbor.llgr = up.neighbor.llgr_ipv4 = true;
+  up.neighbor.llgr_time_ipv4 = 3600s;
+  all = protocols(kBird2, true, {up}, "Mesh_10_66_1_1");
+  EXPECT_EQ(only(all, "      Long-lived graceful restart").size(), 2U);
+  EXPECT_EQ(only(all, "        LL stale time:").size(), 1U);
+  EXPECT_EQ(only(all, "        LL stale time:").at(0).text, "        LL stale time: 3600");
+}
+
 TEST(BirdcGolden, DisabledIsDown) {
   auto p = node();
   p.disabled = true;

@@ -22,6 +22,16 @@ inline Bytes hex(std::string_view text) {
   return out;
 }
 
+/// The least an iBGP route needs, and communities.
+inline Attrs route_via(std::string_view next_hop, std::initializer_list<std::uint32_t> communities = {}) {
+  Attrs a;
+  a.next_hop = addr(next_hop);
+  a.local_pref = 100;
+  for (auto c : communities)
+    for (int shift = 24; shift >= 0; shift -= 8) a.communities.push_back(static_cast<std::byte>(c >> shift & 0xff));
+  return a;
+}
+
 /// A whole message of `type` around `body`.
 inline Bytes message(std::uint8_t type, const Bytes& body) {
   wire::Writer w(70000);
@@ -69,6 +79,15 @@ class RawPeer {
   bool handshake(const Open& o) {
     if (!send(encode_open(o)) || !send(encode_keepalive())) return false;
     return wait(MessageType::open) && wait(MessageType::keepalive);
+  }
+  /// One route, written as `context` says.
+  bool announce(std::string_view prefix, const Attrs& a, EncodeContext context = {}, std::uint32_t path_id = 0,
+                bool as4 = true) {
+    const std::vector<Nlri> route{{pfx(prefix), path_id}};
+    context.family = route[0].prefix.family();
+    Bytes block, m;
+    std::size_t n = 0;
+    return encode_attributes(block, a, as4) && encode_announce(m, n, context, block, a.next_hop, route) && send(m);
   }
   /// The next message of a type, others are passed over; nullopt: closed, or nothing within the time.
   std::optional<Bytes> wait(MessageType type, std::chrono::milliseconds limit = 10s) {

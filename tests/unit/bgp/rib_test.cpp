@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <random>
 
+#include "core/bgp/codec/communities.hpp"
+
 namespace calico::bgp {
 namespace {
 
@@ -160,6 +162,44 @@ TEST_F(RibTest, LastTieBreaksAndStale) {
   announce(a, better);
   EXPECT_EQ(rib_.peer(a).stale[0], 0U) << "announced again";
   EXPECT_EQ(rib_.drop(a, Family::v4, true), 0U);
+}
+
+TEST_F(RibTest, LongLivedStaleIsTheLastChoice) {
+  const auto community = [](Attrs a, std::initializer_list<Community> list) {
+    for (auto c : list) EXPECT_TRUE(add(a.communities, c));
+    return a;
+  };
+  auto better = plain(), worse = plain();
+  worse.local_pref = 1000;
+  better.as_path = path({1, 2, 3});
+  beats(better, community(worse, {well_known::kLlgrStale}));  // before LOCAL_PREF
+  beats(worse, better);
+
+  // Marking: what may not live on goes, the rest is marked once, nothing is left behind.
+  const auto p = peer(100), q = peer(200);
+  announce(p, plain(), "10.65.0.1/32");
+  announce(p, plain(), "10.65.0.2/32");
+  announce(p, community(plain(), {well_known::kNoLlgr}), "10.65.0.3/32");
+  announce(p, community(plain(), {well_known::kLlgrStale}), "10.65.0.4/32");
+  auto full = plain();
+  full.communities.resize(65532);
+  announce(p, full, "10.65.0.5/32");
+  announce(q, better, "10.65.0.1/32");
+  rib_.mark_stale(p, Family::v4);
+  announce(p, plain(), "10.65.0.6/32");  // fresh
+  EXPECT_EQ(rib_.make_long_lived(p, Family::v4), 2U);
+  EXPECT_EQ(rib_.make_long_lived(p, Family::v4), 0U);
+  EXPECT_EQ(winner("10.65.0.1/32"), q);
+  EXPECT_EQ(winner("10.65.0.2/32"), p) << "better than nothing";
+  EXPECT_EQ(winner("10.65.0.3/32"), kNone);
+  EXPECT_EQ(winner("10.65.0.5/32"), kNone) << "no room for the mark";
+  const auto attr_of = [&](std::string_view prefix) { return rib_.path(rib_.first_path(rib_.find(pfx(prefix)))).attr; };
+  EXPECT_EQ(attr_of("10.65.0.2/32"), attr_of("10.65.0.4/32")) << "one set";
+  EXPECT_TRUE(attrs_.at(attr_of("10.65.0.2/32")).llgr_stale);
+  EXPECT_FALSE(attrs_.at(attr_of("10.65.0.6/32")).llgr_stale);
+  EXPECT_EQ(rib_.peer(p).stale[0], 3U);
+  for (auto id : {p, q}) rib_.drop(id, Family::v4, false);
+  EXPECT_EQ(attrs_.size(), 0U) << "a reference is lost";
 }
 
 TEST_F(RibTest, MedDoesNotDependOnTheOrderOfArrival) {
@@ -340,6 +380,35 @@ TEST(BgpPolicy, ImportChecks) {
   a.local_pref.reset();
   EXPECT_FALSE(import_route(a, kUs, false, std::nullopt));
   EXPECT_EQ(a.local_pref, 100U);
+}
+
+TEST(BgpPolicy, ABlackholeStaysInTheAs) {
+  const LocalSpeaker us{Asn{64512}, 1, 77};
+  auto a = plain();
+  ASSERT_TRUE(add(a.communities, well_known::kBlackhole));
+  auto inside = a;
+  EXPECT_FALSE(import_route(inside, us, true, std::nullopt));
+  EXPECT_EQ(inside, a) << "within the AS it is what somebody of ours said";
+  EXPECT_FALSE(import_route(a, us, false, std::nullopt));
+  EXPECT_TRUE(contains(a.communities, well_known::kBlackhole));
+  EXPECT_TRUE(contains(a.communities, well_known::kNoExport));
+  const auto once = a.communities;
+  EXPECT_FALSE(import_route(a, us, false, std::nullopt));
+  EXPECT_EQ(a.communities, once);
+  Attrs full = plain();
+  full.communities = once;
+  ASSERT_GT(remove(full.communities, well_known::kNoExport), 0U);
+  full.communities.resize(65532);
+  EXPECT_TRUE(import_route(full, us, false, std::nullopt)) << "no room: not used";
+}
+
+TEST(BgpPolicy, LongLivedStaleOnlyToThoseThatAsked) {
+  const Source from{Source::Kind::internal, true, 9};
+  Target t;
+  EXPECT_TRUE(may_export(from, t, false, false));
+  EXPECT_FALSE(may_export(from, t, false, false, true));
+  t.long_lived = true;
+  EXPECT_TRUE(may_export(from, t, false, false, true));
 }
 
 TEST(BgpPolicy, ReflectionRules) {

@@ -52,6 +52,8 @@ TEST_F(SpeakerSettingsTest, SourceComesFromTheRouteToTheDatastore) {
   EXPECT_FALSE(s->engine.next_hop_v6);
   EXPECT_TRUE(s->from_datastore);
   EXPECT_EQ(s->engine.keep_when_isolated, std::chrono::hours(24));
+  EXPECT_EQ(s->engine.long_lived_stale_time.count(), 0);
+  EXPECT_EQ(s->engine.send_hold_time.count(), 0);
   EXPECT_TRUE(s->kernel.export_routes);
   EXPECT_EQ(s->kernel.import_protocols, std::vector<std::uint8_t>{88});
 }
@@ -99,12 +101,13 @@ TEST_F(SpeakerSettingsTest, AReflectorInstallsNothingAndHasAClusterId) {
 TEST_F(SpeakerSettingsTest, PeersAndRanges) {
   const auto file = (std::filesystem::temp_directory_path() / fmt::format("calico-md5-{}", getpid())).string();
   std::ofstream(file) << "s3cret\nsecond line\n";
-  auto s = make({"bgp.source_address=192.0.2.11", "bgp.hold_time=9s", "bgp.peer.border.address=203.0.113.1",
-                 "bgp.peer.border.remote_as=65000", "bgp.peer.border.password_file=" + file,
-                 "bgp.peer.border.multihop=2", "bgp.peer.border.import=all", "bgp.peer.border.next_hop=self",
-                 "bgp.peer.border.max_prefix=100", "bgp.peer.border.passive=yes", "bgp.peers_from_datastore=no",
-                 "bgp.range.clients.prefix=192.0.2.0/24", "bgp.range.clients.remote_as=64512",
-                 "bgp.range.clients.insecure=yes", "bgp.range.clients.route_reflector_client=yes"});
+  auto s =
+      make({"bgp.source_address=192.0.2.11", "bgp.hold_time=9s", "bgp.long_lived_stale_time=1h",
+            "bgp.send_hold_time=60s", "bgp.peer.border.address=203.0.113.1", "bgp.peer.border.remote_as=65000",
+            "bgp.peer.border.password_file=" + file, "bgp.peer.border.multihop=2", "bgp.peer.border.import=all",
+            "bgp.peer.border.next_hop=self", "bgp.peer.border.max_prefix=100", "bgp.peer.border.passive=yes",
+            "bgp.peers_from_datastore=no", "bgp.range.clients.prefix=192.0.2.0/24", "bgp.range.clients.remote_as=64512",
+            "bgp.range.clients.insecure=yes", "bgp.range.clients.route_reflector_client=yes"});
   std::filesystem::remove(file);
   ASSERT_TRUE(s) << s.error().what;
   EXPECT_FALSE(s->from_datastore);
@@ -121,6 +124,8 @@ TEST_F(SpeakerSettingsTest, PeersAndRanges) {
   EXPECT_EQ(p.max_prefix, 100U);
   EXPECT_TRUE(p.passive);
   EXPECT_EQ(p.hold_time, std::chrono::seconds(9));
+  EXPECT_EQ(s->engine.long_lived_stale_time, std::chrono::hours(1));
+  EXPECT_EQ(s->engine.send_hold_time, std::chrono::minutes(1));
   EXPECT_EQ(p.local_address, ip("192.0.2.11"));
   ASSERT_EQ(s->ranges.size(), 1U);
   EXPECT_EQ(s->ranges[0].prefix, *Prefix::parse("192.0.2.0/24"));

@@ -17,10 +17,12 @@ const LocalSpeaker kUs{Asn{64512}, 1, 77};
 class FakePeer : public UpdateGroup::Outlet {
  public:
   bool ready() const override { return room > 0; }
-  void put(std::shared_ptr<const Segment> segment, std::size_t begin, std::size_t end) override {
+  void put(std::shared_ptr<const Bytes> segment, std::size_t begin, std::size_t end) override {
     ASSERT_LT(begin, end);
+    pieces.emplace_back(segment);
+    if (!first_piece) first_piece = segment;
     room -= std::min(room, end - begin);
-    for (auto bytes = View(segment->data).subspan(begin, end - begin); !bytes.empty();) {
+    for (auto bytes = View(*segment).subspan(begin, end - begin); !bytes.empty();) {
       auto header = decode_header(bytes.first(kHeaderSize));
       ASSERT_TRUE(header) << header.error().what;
       Update u;
@@ -48,6 +50,8 @@ class FakePeer : public UpdateGroup::Outlet {
   void give_up() override { given_up = true; }
 
   std::size_t room = SIZE_MAX;
+  std::vector<std::weak_ptr<const Bytes>> pieces;  // all that was ever put
+  std::shared_ptr<const Bytes> first_piece;        // as a connection holds what it cannot write
   std::map<Nlri, Attrs> table;
   std::size_t spurious = 0, repeated = 0, begins = 0, ends = 0;
   std::optional<std::uint32_t> router_id;
@@ -236,6 +240,21 @@ TEST_F(UpdateGroupTest, ASlowMemberCostsNoJournalAndGetsOnlyTheLastState) {
   settle();
   check();
   EXPECT_EQ(peers_[2].member->announced, 100U) << "what was superseded is never sent";
+}
+
+TEST_F(UpdateGroupTest, APieceAPeerDoesNotWriteKeepsNothingThatFollows) {
+  peers_.reserve(3);
+  for (std::uint32_t i = 2; i < 5; ++i) join(add(i), client_);
+  for (std::uint32_t round = 0; round < 20; ++round) {
+    announce(peers_[0].id, host(1), round);
+    settle();
+  }
+  const auto& pieces = peers_[1].peer->pieces;
+  ASSERT_GE(pieces.size(), 20U);
+  EXPECT_FALSE(pieces.front().expired()) << "it is held, or this shows nothing";
+  std::size_t alive = 0;
+  for (const auto& p : pieces) alive += p.expired() ? 0 : 1;
+  EXPECT_LE(alive, 2U) << "the one held, and the end of the journal";
 }
 
 TEST_F(UpdateGroupTest, RefreshSendsAllAgain) {
