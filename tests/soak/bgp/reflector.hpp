@@ -24,7 +24,7 @@ class Place {
   explicit Place(const std::string& label)
       : home_(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)),
         ns_(label),
-        dir_(std::filesystem::temp_directory_path() / ("calico-soak-" + std::to_string(getpid()) + "-" + label)) {
+        dir_(std::filesystem::temp_directory_path() / ("calico-soak-" + ns_.name())) {
     ns_.run(
         "ip link add v0 type veth peer name v1 && ip link set v0 up && ip link set v1 up &&"
         " for n in 66 67 77; do ip route add local 10.$n.0.0/16 dev lo; done &&"

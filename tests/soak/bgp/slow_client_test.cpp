@@ -93,9 +93,9 @@ TEST_P(SlowClientTest, CostsBoundedMemoryAndNobodyLosesAnything) {
              most);
 }
 
-INSTANTIATE_TEST_SUITE_P(Short, SlowClientTest, testing::Values(Scale{25000, 20, 1}, Scale{25000, 20, 5}),
+INSTANTIATE_TEST_SUITE_P(Short, SlowClientTest, testing::Values(Scale{25000, 60, 1}, Scale{25000, 60, 5}),
                          [](const auto& p) { return fmt::format("{}_stopped", p.param.stopped); });
-INSTANTIATE_TEST_SUITE_P(Long, SlowClientTest, testing::Values(Scale{50000, 100, 1}, Scale{50000, 100, 20}),
+INSTANTIATE_TEST_SUITE_P(Long, SlowClientTest, testing::Values(Scale{50000, 200, 1}, Scale{50000, 200, 20}),
                          [](const auto& p) { return fmt::format("{}_stopped", p.param.stopped); });
 
 }  // namespace
