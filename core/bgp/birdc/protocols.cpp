@@ -42,6 +42,10 @@ void capabilities(Reply& out, std::string_view whose, const CapabilityInfo& c) {
   line("      Multiprotocol");
   line("        AF announced:" + families(c.ipv4, c.ipv6));
   if (c.refresh) line("      Route refresh");
+  if (c.extended_next_hop) {
+    line("      Extended next hop");
+    line("        IPv6 nexthop: ipv4");
+  }
   if (c.extended_message) line("      Extended message");
   if (c.graceful_restart) {
     line("      Graceful restart");
@@ -51,6 +55,13 @@ void capabilities(Reply& out, std::string_view whose, const CapabilityInfo& c) {
     line("        AF preserved:" + families(c.preserved_ipv4, c.preserved_ipv6));
   }
   if (c.as4) line("      4-octet AS numbers");
+  const auto rx = families(c.add_path_rx_ipv4, c.add_path_rx_ipv6),
+             tx = families(c.add_path_tx_ipv4, c.add_path_tx_ipv6);
+  if (!rx.empty() || !tx.empty()) {
+    line("      ADD-PATH");
+    line("        RX:" + rx);
+    line("        TX:" + tx);
+  }
   if (c.enhanced_refresh) line("      Enhanced refresh");
   if (c.llgr) {
     line("      Long-lived graceful restart");
