@@ -67,7 +67,7 @@ struct PeerOptions {
   std::optional<std::chrono::seconds> keepalive_time;  ///< unset, and at most: a third of the hold time agreed on
   std::optional<std::chrono::seconds> restart_time;    ///< offered to this peer; unset: Options::restart_time
   std::optional<std::chrono::seconds> long_lived_stale_time;  ///< the same of Options::long_lived_stale_time
-  bool ipv4 = true;                                    ///< families offered
+  bool ipv4 = true;                                           ///< families offered
   bool ipv6 = true;
   bool add_path_receive = false, add_path_send = false;  ///< RFC 7911, offered for all families
   bool extended_messages = true;                         ///< RFC 8654, offered

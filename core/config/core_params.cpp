@@ -75,12 +75,14 @@ constexpr Param kCore[] = {
      .type = Type::duration,
      .range = "0s:16777215s",
      .def = "0s",
-     .help = "RFC 9494: how long after that routes live on as the last choice, ours at peers and theirs here; 0s = off."},
+     .help =
+         "RFC 9494: how long after that routes live on as the last choice, ours at peers and theirs here; 0s = off."},
     {.name = "bgp.send_hold_time",
      .type = Type::duration,
      .range = "0s|10s:24h",
      .def = "0s",
-     .help = "RFC 9687: a peer that takes nothing for so long is left; 0s = 8 minutes, or twice the hold time if more."},
+     .help =
+         "RFC 9687: a peer that takes nothing for so long is left; 0s = 8 minutes, or twice the hold time if more."},
     {.name = "bgp.keep_when_isolated",
      .type = Type::duration,
      .range = "0s:365d",

@@ -8,7 +8,7 @@
 ///
 /// A prefix id stays valid while the prefix has a path, is dirty, or is pinned by somebody who remembers the id (a
 /// group that was sent it). Ids are dense and reused, so per-group state is a plain array. A route costs 20 bytes for
-/// its prefix, 32 for its path and 6 to 11 in the index.
+/// its prefix, 32 for its path and 7 to 13 in the index.
 #include <cstdint>
 #include <functional>
 #include <unordered_map>
