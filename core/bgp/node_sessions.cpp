@@ -24,6 +24,11 @@ std::vector<std::string> roles_of(const model::Node& node) {
   return out;
 }
 
+bool wants_drain(const model::Node& node) {
+  const auto it = node.meta.annotations.find(std::string(kDrainAnnotation));
+  return it != node.meta.annotations.end() && it->second == "yes";
+}
+
 std::vector<PeerConfig> peers_from_nodes(const Nodes& nodes, const Self& self, std::vector<std::string>* ignored,
                                          const CloudSettings& cloud) {
   Nodes wanted;

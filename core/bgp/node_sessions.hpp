@@ -23,6 +23,11 @@ namespace calico::bgp {
 inline constexpr std::string_view kRoleLabelPrefix = "roles.calico-node/";
 [[nodiscard]] std::vector<std::string> roles_of(const model::Node& node);
 
+/// Annotation of a Node: an operator drains it (`calico-node node drain`). "yes" = on. It stands in the datastore so
+/// that any host can ask for it and a restart does not forget it; who writes a Node keeps foreign annotations.
+inline constexpr std::string_view kDrainAnnotation = "calico-node/drain";
+[[nodiscard]] bool wants_drain(const model::Node& node);
+
 using Nodes = std::map<std::string, model::Node, std::less<>>;  ///< by name, as in the key
 
 struct Self {

@@ -208,9 +208,17 @@ class Speaker::Impl {
         changed |= take("BGPConfiguration", model::kBgpConfigurations, u, resources.configurations,
                         [](const auto& text) { return model::parse_bgp_configuration(text); });
     }
+    follow_drain();
     // Nothing known yet is not the same as nobody: without a snapshot the engine is not told that it has no peers.
     if (settings.from_datastore && usable && (changed || !applied)) apply_peers();
     tell_status();
+  }
+
+  /// Only a change of the order counts: birdc's `graceful shutdown` is not undone by whatever else changes in the Node.
+  void follow_drain() {
+    const auto own = nodes.find(options.node);
+    const bool ordered = own != nodes.end() && wants_drain(own->second);
+    if (std::exchange(drain_ordered, ordered) != ordered) engine->drain(ordered);
   }
 
   void apply_peers() {
@@ -321,7 +329,7 @@ class Speaker::Impl {
       up += p.state == PeerState::established ? 1 : 0;
     }
     const auto status = engine->status();
-    hooks.status(fmt::format("{} of {} sessions established{}", up, all,
+    hooks.status(fmt::format("{} of {} sessions established{}{}", up, all, status.draining ? "; draining" : "",
                              status.isolated ? "; isolated: what was learned is kept as stale" : ""));
   }
 
@@ -368,6 +376,8 @@ class Speaker::Impl {
     out["converged"] = e.converged;
     out["deferring_ms"] = e.deferral_left.count();
     out["isolated"] = e.isolated;
+    out["draining"] = e.draining;
+    out["drain_left_ms"] = e.drain_left.count();
     json::array faults;
     for (const auto& f : k.faults) faults.emplace_back(f);
     out["kernel"] = json::object{{"announced", k.imported}, {"installed", k.exported},  {"pending", k.pending},
@@ -404,7 +414,7 @@ class Speaker::Impl {
   std::map<std::string, std::string> broken;  // "Node c1" whose value cannot be read, and why
   std::set<std::string> told_ignored;
   std::map<std::string, std::chrono::steady_clock::time_point> refused;  // who was, when it was told
-  bool usable = false, applied = false;
+  bool usable = false, applied = false, drain_ordered = false;
   std::string peers_error, waiting_reason = "no answer yet";
 };
 

@@ -23,10 +23,12 @@ constexpr const char* kStoreUsage =
     "  not built yet: watch, save, restore, move\n";
 constexpr const char* kNodeUsage =
     "usage: calico-node node list [--json]\n"
+    "       calico-node node drain NAME [--off] [--json]\n"
     "       calico-node node delete NAME [--json]\n"
     "  list       the Nodes, their roles, and whether their agent reports itself alive\n"
-    "  delete     the Node goes, and with it the BGP sessions that followed from it\n"
-    "  not built yet: drain\n";
+    "  drain      before maintenance: the Node's routes become everybody's last choice (RFC 8326), also after its\n"
+    "             restart, until --off\n"
+    "  delete     the Node goes, and with it the BGP sessions that followed from it\n";
 constexpr const char* kCommon =
     "  options of each: --config FILE (repeatable), --run-dir DIR: where the process has its control.ctl\n";
 
@@ -34,7 +36,7 @@ struct Asked {
   std::vector<std::string> words;
   std::vector<std::string> files;
   std::string run_dir;
-  bool json = false, prefix = false, local = false, help = false;
+  bool json = false, prefix = false, local = false, off = false, help = false;
 };
 
 Result<Asked> parse(const std::vector<std::string>& args) {
@@ -53,6 +55,8 @@ Result<Asked> parse(const std::vector<std::string>& args) {
       a.prefix = true;
     else if (arg == "--local")
       a.local = true;
+    else if (arg == "--off")
+      a.off = true;
     else if (arg == "--help" || arg == "-h")
       a.help = true;
     else if (arg.starts_with("-"))
@@ -172,12 +176,27 @@ int node_list(const Asked& a) {
              "agent");
   for (const auto& n : at(v, "nodes").as_array()) {
     const auto& alive = at(n, "alive");
-    fmt::print("{:<24} {:<28} {:<16} {:<26} {:<10} {:<16} {}\n", text_of(at(n, "name")), text_of(at(n, "roles")),
+    fmt::print("{:<24} {:<28} {:<16} {:<26} {:<10} {:<16} {}{}\n", text_of(at(n, "name")), text_of(at(n, "roles")),
                text_of(at(n, "ipv4")), text_of(at(n, "ipv6")), text_of(at(n, "as")), text_of(at(n, "cluster_id")),
-               alive.is_bool() ? (alive.get_bool() ? "alive" : "silent") : "-");
+               alive.is_bool() ? (alive.get_bool() ? "alive" : "silent") : "-",
+               at(n, "draining") == json::value(true) ? ", draining" : "");
   }
   if (const auto* ignored = at(v, "ignored").if_array())
     for (const auto& line : *ignored) fmt::print(stderr, "calico-node node list: ignored {}\n", text_of(line));
+  return 0;
+}
+
+int node_drain(const Asked& a) {
+  json::value v;
+  const auto target = fmt::format("/node/drain?name={}{}", http::percent_encode(a.words[1]), a.off ? "&off=yes" : "");
+  if (const int code = ask(a, "node drain", "POST", target, &v); code != 0) return code;
+  if (a.json) return 0;
+  const bool changed = at(v, "changed") == json::value(true);
+  if (a.off)
+    fmt::print("{}: {}\n", a.words[1], changed ? "announces its routes as before" : "was not drained");
+  else
+    fmt::print("{}: {}; stop it after its [bgp] drain_time (10s by default), or take it back with --off\n", a.words[1],
+               changed ? "draining" : "is draining already");
   return 0;
 }
 
@@ -224,7 +243,8 @@ int store_main(const Invocation& in) {
 }
 
 int node_main(const Invocation& in) {
-  return run_verb("node", in, kNodeUsage, {{"list", 1, node_list}, {"delete", 2, node_delete}}, {"drain"});
+  return run_verb("node", in, kNodeUsage,
+                  {{"list", 1, node_list}, {"drain", 2, node_drain}, {"delete", 2, node_delete}}, {});
 }
 
 }  // namespace calico::node

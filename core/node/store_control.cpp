@@ -19,6 +19,7 @@ using module::ControlRequest;
 
 constexpr auto kAnswerTime = std::chrono::seconds(8);  // below the control client's own patience
 constexpr std::size_t kTxnOps = 128;
+constexpr int kSwaps = 8;  // of a Node that its host writes at the same time
 
 ControlReply error(int status, std::string_view what) {
   return {status, json::serialize(json::object{{"error", what}})};
@@ -52,6 +53,28 @@ json::object kv_json(const store::KeyValue& kv) {
           {"mod_revision", kv.mod_revision},
           {"version", kv.version},
           {"lease", kv.lease}};
+}
+
+struct Drained {
+  store::Revision revision = 0;
+  bool changed = false;
+};
+
+/// The Node with the order to drain or without it, everything else as it is; nothing when it says so already.
+Result<std::optional<std::string>> with_drain(std::string_view text, bool on) {
+  const auto node = model::parse_node(text);
+  if (!node) return tl::unexpected(node.error());
+  if (bgp::wants_drain(*node) == on) return std::nullopt;
+  auto document = json::parse(text);  // parse_node read it
+  auto& metadata = document.as_object()["metadata"];
+  if (!metadata.is_object()) metadata = json::object();
+  auto& annotations = metadata.get_object()["annotations"];
+  if (!annotations.is_object()) annotations = json::object();
+  if (on)
+    annotations.get_object()[bgp::kDrainAnnotation] = "yes";
+  else
+    annotations.get_object().erase(bgp::kDrainAnnotation);
+  return json::serialize(document);
 }
 
 }  // namespace
@@ -194,6 +217,7 @@ struct StoreControl::Impl {
       o["as"] = n.as_number ? json::value(n.as_number->value) : json::value(nullptr);
       o["cluster_id"] = text(n.route_reflector_cluster_id);
       o["addresses"] = std::move(addresses);
+      o["draining"] = bgp::wants_drain(n);
       // Only these roles report themselves alive; of a Node that says nothing of its roles it is not known.
       const auto own_roles = bgp::roles_of(n);
       const bool reports =
@@ -205,6 +229,41 @@ struct StoreControl::Impl {
     if (!up) out["alive_error"] = up.error().what;
     if (!broken.empty()) out["ignored"] = std::move(broken);
     return {200, json::serialize(out)};
+  }
+
+  /// Compare-and-swap of one annotation: whoever else writes the Node meanwhile loses nothing.
+  ControlReply drain(const ControlRequest& r) {
+    const auto name = param(r, "name");
+    const bool on = param(r, "off") != "yes";
+    if (name.empty() || name.find('/') != std::string::npos) return error(400, "which node?");
+    auto& ds = service.datastore();
+    auto done = wait<Drained>([&ds, name, on]() -> awaitable<Result<Drained>> {
+      for (int attempt = 0; attempt < kSwaps; ++attempt) {
+        store::RangeRequest request;
+        request.key = model::node_key(name);
+        auto got = co_await ds.range(std::move(request));
+        if (!got) co_return tl::unexpected(got.error());
+        if (got->kvs.empty()) co_return fail(Errc::not_found, "no Node {}", name);
+        const auto& kv = got->kvs.front();
+        auto value = with_drain(kv.value, on);
+        if (!value) co_return wrap(value.error(), fmt::format("Node {}", name));
+        if (!*value) co_return Drained{got->revision, false};
+        store::TxnRequest txn;
+        txn.compare.push_back(store::mod_is(kv.key, kv.mod_revision));
+        store::PutRequest put;
+        put.key = kv.key;
+        put.value = std::move(**value);
+        put.lease = kv.lease;
+        txn.success.emplace_back(std::move(put));
+        auto swapped = co_await ds.txn(std::move(txn));
+        if (!swapped) co_return tl::unexpected(swapped.error());
+        if (swapped->succeeded) co_return Drained{swapped->revision, true};
+      }
+      co_return fail(Errc::conflict, "Node {} was changed {} times meanwhile; try again", name, kSwaps);
+    });
+    if (!done) return error(done.error());
+    return {200, json::serialize(json::object{
+                     {"node", name}, {"draining", on}, {"changed", done->changed}, {"revision", done->revision}})};
   }
 
   ControlReply remove(const ControlRequest& r) {
@@ -235,6 +294,7 @@ StoreControl::StoreControl(sync::Service& service, std::string region, module::C
   control.handle("GET /store/get", [i](const ControlRequest& r) { return i->get(r); });
   control.handle("POST /store/accept", [i](const ControlRequest& r) { return i->accept(r); });
   control.handle("GET /node/list", [i](const ControlRequest& r) { return i->list(r); });
+  control.handle("POST /node/drain", [i](const ControlRequest& r) { return i->drain(r); });
   control.handle("POST /node/delete", [i](const ControlRequest& r) { return i->remove(r); });
 }
 

@@ -5,6 +5,7 @@
 ///   GET  /store/get?key=K[&prefix=yes][&local=yes]   from the datastore, or from this node's mirror of it
 ///   POST /store/accept            take the datastore as it is, mass removal or not
 ///   GET  /node/list               Nodes with roles, addresses, and whether their agent's status is alive
+///   POST /node/drain?name=N[&off=yes]   its routes become everybody's last choice (RFC 8326), or as before
 ///   POST /node/delete?name=N      the Node goes, and with it the BGP sessions that followed from it
 ///
 /// Thread: constructor and destructor: main; the handlers on the control thread. Owns: a loop to wait for the datastore

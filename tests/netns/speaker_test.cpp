@@ -8,6 +8,7 @@
 
 #include "core/bgp/birdc/client.hpp"
 #include "core/bgp/engine.hpp"
+#include "core/bgp/node_sessions.hpp"
 #include "core/config/load.hpp"
 #include "core/model/bgp_resources.hpp"
 #include "core/model/resources.hpp"
@@ -111,6 +112,16 @@ class Host {
   bool has_route(const std::string& prefix, const std::string& via) {
     return ns.run("ip route show " + prefix + " proto 89").find("via " + via) != std::string::npos;
   }
+  /// birdc's answer to `command`.
+  std::string birdc(std::string command) {
+    std::string name = "birdc", s = "-s", path = dir_.path() + "/bird.ctl";
+    std::vector<char*> argv{name.data(), s.data(), path.data(), command.data()};
+    testing::internal::CaptureStdout();
+    const int code = birdc_main(4, argv.data());
+    std::fflush(stdout);
+    const auto text = testing::internal::GetCapturedStdout();
+    return code == 0 ? text : fmt::format("exit {}", code);
+  }
   const std::string& address() const { return address_; }
 
   Netns ns;
@@ -188,6 +199,46 @@ TEST_F(SpeakerTest, SessionsFollowFromNodesAndRoutesFromSessions) {
   store_->del(model::node_key("c1"));
   ASSERT_TRUE(sessions(*rr, {{"c2", kUp}}));
   ASSERT_TRUE(eventually("the route to go", [&] { return !c2->has_route("10.65.0.3/32", c1->address()); }));
+}
+
+TEST_F(SpeakerTest, ADrainedNodeIsEverybodysLastChoiceAlsoAfterItsRestart) {
+  auto rr = host("rr1", 1, false, true);
+  auto c1 = host("c1", 11, true, false);
+  c1->ns.run("ip tuntap add tap0 mode tap && ip link set tap0 up && ip route add 10.65.0.2/32 dev tap0 proto 88");
+  rr->start();
+  c1->start();
+  ASSERT_TRUE(sessions(*rr, {{"c1", kUp}}));
+  const auto last_choice = [&] { return rr->birdc("show route all").find("(65535,0)") != std::string::npos; };
+  const auto seen = [&] { return rr->birdc("show route all").find("10.65.0.2/32") != std::string::npos; };
+  ASSERT_TRUE(eventually("the route", seen));
+  EXPECT_FALSE(last_choice());
+  const auto key = model::node_key("c1");
+  const auto as_it_was = store_->get(key)->value;
+  auto node = boost::json::parse(as_it_was);
+  node.at("metadata").as_object()["annotations"] = boost::json::object{{kDrainAnnotation, "yes"}};
+  store_->put(key, boost::json::serialize(node));
+  ASSERT_TRUE(eventually("the community", last_choice)) << rr->birdc("show route all");
+  EXPECT_TRUE(boost::json::parse(c1->speaker->describe()).at("draining").as_bool());
+  EXPECT_EQ(c1->status(), "1 of 1 sessions established; draining");
+  EXPECT_EQ(rr->flaps().at("c1"), 0);
+
+  c1->stop();
+  c1->start();  // it writes its Node again, and keeps the order
+  ASSERT_TRUE(eventually("the session", [&] { return c1->status() == "1 of 1 sessions established; draining"; }))
+      << c1->status();
+  ASSERT_TRUE(eventually("the community again", last_choice)) << rr->birdc("show route all");
+
+  store_->put(key, as_it_was);
+  ASSERT_TRUE(eventually("the end of it", [&] { return seen() && !last_choice(); })) << rr->birdc("show route all");
+  EXPECT_EQ(c1->status(), "1 of 1 sessions established");
+
+  // Whoever drains by birdc is not undone by another change of the Node.
+  EXPECT_NE(c1->birdc("graceful shutdown on").find("raceful"), std::string::npos);
+  ASSERT_TRUE(eventually("birdc's order", last_choice));
+  store_->put(model::node_key("c3"), R"({"kind":"Node","metadata":{"name":"c3","labels":{}},"spec":{"bgp":
+    {"ipv4Address":"192.0.2.13/24","asNumber":64512,"routeReflectorClusterID":"192.0.2.13"}}})");
+  ASSERT_TRUE(eventually("the change", [&] { return c1->sessions().contains("c3"); }));
+  EXPECT_TRUE(last_choice());
 }
 
 TEST_F(SpeakerTest, ReflectorsPeerWithEachOtherAndAComputeMayReflect) {

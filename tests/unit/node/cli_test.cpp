@@ -47,7 +47,7 @@ TEST(Cli, BadUsageIsTwoAndSaysWhat) {
       {" store get", "get takes 1 argument"},
       {" store get /a --frob", "unknown option --frob"},
       {" node delete", "delete takes 1 argument"},
-      {" node drain x", "drain is not built yet"},
+      {" node drain", "drain takes 1 argument"},
       {" node frob", "unknown 'frob'"},
       {" --modules /nonexistent role compute", "needs the module calico-felix.so"},
       {" --modules /nonexistent role installed", "no role is installed in /nonexistent"},
@@ -60,7 +60,8 @@ TEST(Cli, BadUsageIsTwoAndSaysWhat) {
 }
 
 TEST(Cli, OperatorCommandsSayThatNothingRuns) {
-  for (const char* args : {" store status", " store get /a --json", " store accept", " node list", " node delete x"}) {
+  for (const char* args : {" store status", " store get /a --json", " store accept", " node list",
+                           " node drain x --off", " node delete x"}) {
     const auto r = run(kNode + args + " --run-dir /nonexistent");
     EXPECT_EQ(r.code, 3) << args << "\n" << r.output;
     EXPECT_THAT(r.output, HasSubstr("/nonexistent/control.ctl")) << args;

@@ -102,7 +102,7 @@ TEST_F(StoreControlTest, ListsAndDeletesNodes) {
   const auto& rr = v.at("nodes").at(1);
   EXPECT_EQ(json::serialize(rr),
             R"({"name":"rr-1","roles":["controller","route-reflector"],"ipv4":"192.0.2.9","ipv6":null,"as":64512,)"
-            R"("cluster_id":"192.0.2.9","addresses":["192.0.2.9","198.51.100.1"],"alive":true})");
+            R"("cluster_id":"192.0.2.9","addresses":["192.0.2.9","198.51.100.1"],"draining":false,"alive":true})");
   EXPECT_EQ(v.at("nodes").at(0).at("alive"), false);
   EXPECT_TRUE(v.at("nodes").at(2).at("alive").is_null()) << "nothing there would say so";
   EXPECT_EQ(v.at("ignored").as_array().size(), 1U);
@@ -117,6 +117,41 @@ TEST_F(StoreControlTest, ListsAndDeletesNodes) {
   const auto down = ask("GET /node/list");
   EXPECT_EQ(down.first, 200) << "the last known Nodes, from the mirror";
   EXPECT_TRUE(down.second.at("nodes").at(0).at("alive").is_null());
+}
+
+TEST_F(StoreControlTest, DrainIsAnAnnotationAndKeepsTheRest) {
+  const auto key = model::node_key("c1");
+  store_.put(key, R"({"kind":"Node","metadata":{"name":"c1","annotations":{"mine":"1"}},"spec":{"x":{"y":[1]}}})");
+  store_.put(model::node_key("bad"), "[");
+  const auto [code, v] = ask("POST /node/drain", {{"name", "c1"}});
+  EXPECT_EQ(code, 200);
+  EXPECT_EQ(v.at("changed"), true);
+  EXPECT_EQ(store_.get(key)->value,
+            R"({"kind":"Node","metadata":{"name":"c1","annotations":{"mine":"1","calico-node/drain":"yes"}},)"
+            R"("spec":{"x":{"y":[1]}}})");
+  ASSERT_TRUE(eventually("the list", [&] {
+    for (const auto& n : ask("GET /node/list").second.at("nodes").as_array())
+      if (n.at("name") == "c1") return n.at("draining") == json::value(true);
+    return false;
+  }));
+  const auto revision = store_.get(key)->mod_revision;
+  EXPECT_EQ(ask("POST /node/drain", {{"name", "c1"}}).second.at("changed"), false);
+  EXPECT_EQ(store_.get(key)->mod_revision, revision) << "nothing to say, nothing written";
+
+  const auto off = ask("POST /node/drain", {{"name", "c1"}, {"off", "yes"}});
+  EXPECT_EQ(off.first, 200);
+  EXPECT_EQ(off.second.at("draining"), false);
+  EXPECT_EQ(store_.get(key)->value,
+            R"({"kind":"Node","metadata":{"name":"c1","annotations":{"mine":"1"}},"spec":{"x":{"y":[1]}}})");
+  EXPECT_EQ(ask("POST /node/drain", {{"name", "c1"}, {"off", "yes"}}).second.at("changed"), false);
+
+  EXPECT_EQ(ask("POST /node/drain", {{"name", "nobody"}}).first, 404);
+  EXPECT_EQ(ask("POST /node/drain", {{"name", "a/b"}}).first, 400);
+  EXPECT_EQ(ask("POST /node/drain").first, 400);
+  EXPECT_EQ(ask("POST /node/drain", {{"name", "bad"}}).first, 409) << "not ours to mend";
+  EXPECT_EQ(store_.get(model::node_key("bad"))->value, "[");
+  fake_->set_down(true);
+  EXPECT_EQ(ask("POST /node/drain", {{"name", "c1"}}).first, 503);
 }
 
 }  // namespace
