@@ -8,7 +8,7 @@ build_packages="g++ cmake ninja-build ccache pkg-config libboost1.81-dev libboos
 demo_packages="iproute2 dnsmasq-base dhcpcd-base procps"
 # Real peers and tools the tests compare with.
 # clang and its run-time library: libFuzzer.
-test_packages="clang libclang-rt-14-dev bird2 frr gobgpd etcd-server etcd-client python3-etcd3gw nftables iputils-ping
+test_packages="clang libclang-rt-14-dev bird2 frr gobgpd etcd-server etcd-client python3-etcd3gw python3-grpcio nftables iputils-ping
   iputils-arping tcpdump openssl git"
 
 say() { printf '== %s\n' "$*"; }
