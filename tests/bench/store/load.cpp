@@ -5,7 +5,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -259,10 +258,6 @@ struct Watchers::Impl {
 };
 
 Watchers::Watchers(std::uint16_t port, std::size_t count, std::string_view prefix) : impl_(std::make_unique<Impl>()) {
-  rlimit files{};
-  ::getrlimit(RLIMIT_NOFILE, &files);
-  files.rlim_cur = files.rlim_max;
-  ::setrlimit(RLIMIT_NOFILE, &files);
   const auto request =
       post("watch", fmt::format(R"({{"create_request":{{"key":"{}","range_end":"{}"}}}})", wire::base64_encode(prefix),
                                 wire::base64_encode(store::prefix_end(prefix))));

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -15,8 +16,9 @@
 #include <boost/asio/use_future.hpp>
 #include <cstring>
 #include <fstream>
-#include <sstream>
 #include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "core/log/log.hpp"
 #include "core/loop/loop.hpp"
@@ -70,15 +72,36 @@ double status_mb(pid_t pid, const char* key) {
 
 class Ours final : public Server {
  public:
-  Ours() : counter_(map_counter(dir_.file("syncs"))) {
+  explicit Ours(http::TlsFiles tls) : tls_(std::move(tls)), counter_(map_counter(dir_.file("syncs"))) { restart(); }
+  ~Ours() override {
+    ::close(stdin_);
+    if (pid_ > 0) ::waitpid(pid_, nullptr, 0);
+    ::munmap(counter_, 4096);
+  }
+  std::uint16_t port() const override { return port_; }
+  pid_t pid() const override { return pid_; }
+  std::uint64_t syncs() const override { return counter_->load(); }
+  void kill() override {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+    pid_ = -1;
+    ::close(stdin_);
+    stdin_ = -1;
+  }
+  void restart() override {
     int in[2], out[2];
     if (::pipe2(in, O_CLOEXEC) != 0 || ::pipe2(out, O_CLOEXEC) != 0) throw std::runtime_error("pipe");
+    std::vector<std::string> args{"bench", "--serve", dir_.path(), std::to_string(port_)};
+    if (!tls_.cert_file.empty()) args.insert(args.end(), {tls_.ca_file, tls_.cert_file, tls_.key_file});
+    std::vector<char*> argv;
+    for (auto& a : args) argv.push_back(a.data());
+    argv.push_back(nullptr);
     pid_ = ::fork();
     if (pid_ == 0) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);
       ::dup2(in[0], 0);
       ::dup2(out[1], 1);
-      ::execl("/proc/self/exe", "store_bench", "--serve", dir_.path().c_str(), nullptr);
+      ::execv("/proc/self/exe", argv.data());
       ::_exit(127);
     }
     ::close(in[0]);
@@ -90,17 +113,9 @@ class Ours final : public Server {
     port_ = n > 0 ? static_cast<std::uint16_t>(std::atoi(text)) : 0;
     if (port_ == 0) throw std::runtime_error("our server did not start");
   }
-  ~Ours() override {
-    ::close(stdin_);
-    int status = 0;
-    ::waitpid(pid_, &status, 0);
-    ::munmap(counter_, 4096);
-  }
-  std::uint16_t port() const override { return port_; }
-  pid_t pid() const override { return pid_; }
-  std::uint64_t syncs() const override { return counter_->load(); }
 
  private:
+  const http::TlsFiles tls_;
   test::TempDir dir_{"store-bench"};
   std::atomic<std::uint64_t>* counter_;
   pid_t pid_ = -1;
@@ -110,7 +125,7 @@ class Ours final : public Server {
 
 class RealEtcd final : public Server {
  public:
-  RealEtcd() {
+  explicit RealEtcd(const http::TlsFiles& tls) : etcd_({tls.ca_file, tls.cert_file, tls.key_file}) {
     if (!etcd_.running()) throw std::runtime_error("etcd did not start:\n" + etcd_.log());
   }
   std::uint16_t port() const override { return etcd_.port(); }
@@ -126,6 +141,11 @@ class RealEtcd final : public Server {
       sum += std::stod(text.substr(at + std::strlen(name), 32));
     }
     return static_cast<std::uint64_t>(sum);
+  }
+  void kill() override { etcd_.kill(); }
+  void restart() override {
+    etcd_.start();
+    if (!etcd_.running()) throw std::runtime_error("etcd did not start again:\n" + etcd_.log());
   }
 
  private:
@@ -143,12 +163,23 @@ double Server::cpu_seconds() const {
 double Server::rss_mb() const { return status_mb(pid(), "VmRSS:"); }
 double Server::peak_mb() const { return status_mb(pid(), "VmHWM:"); }
 
-std::unique_ptr<Server> start_ours() { return std::make_unique<Ours>(); }
-std::unique_ptr<Server> start_etcd() { return test::Etcd::installed() ? std::make_unique<RealEtcd>() : nullptr; }
+std::unique_ptr<Server> start_ours(http::TlsFiles tls) { return std::make_unique<Ours>(std::move(tls)); }
+std::unique_ptr<Server> start_etcd(http::TlsFiles tls) {
+  return test::Etcd::installed() ? std::make_unique<RealEtcd>(tls) : nullptr;
+}
 
-int serve_main(const char* folder) {
+void raise_descriptors() {
+  rlimit files{};
+  ::getrlimit(RLIMIT_NOFILE, &files);
+  files.rlim_cur = files.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &files);
+}
+
+int serve_main(int argc, char** argv) {
   log::init(log::Level::error, log::Format::text);
-  const std::string dir = folder;
+  raise_descriptors();
+  if (argc != 4 && argc != 7) return 2;
+  const std::string dir = argv[2];
   counter = map_counter(dir + "/syncs");
   auto kv = store::Kv::open({.path = dir + "/state.db"});
   if (!kv) {
@@ -157,7 +188,10 @@ int serve_main(const char* folder) {
   }
   Loop loop("gateway");
   store::etcd::Gateway gateway(loop.executor(), **kv);
-  if (auto s = gateway.listen({.at = *http::Endpoint::parse("http://127.0.0.1:0")}); !s) {
+  http::Listen where;
+  where.at = *http::Endpoint::parse(fmt::format("{}://127.0.0.1:{}", argc == 7 ? "https" : "http", argv[3]));
+  if (argc == 7) where.tls = {argv[4], argv[5], argv[6]};
+  if (auto s = gateway.listen(where); !s) {
     fmt::print(stderr, "{}\n", s.error().what);
     return 1;
   }

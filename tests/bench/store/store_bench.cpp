@@ -180,13 +180,14 @@ int run(const Options& o) {
 
 int main(int argc, char** argv) {
   using namespace calico::bench;
-  if (argc == 3 && std::strcmp(argv[1], "--serve") == 0) return serve_main(argv[2]);
+  if (argc > 2 && std::strcmp(argv[1], "--serve") == 0) return serve_main(argc, argv);
   Options o;
   for (int i = 1; i + 1 < argc; i += 2) {
     if (std::strcmp(argv[i], "--runs") == 0) o.runs = std::max(1, std::atoi(argv[i + 1]));
     if (std::strcmp(argv[i], "--keys") == 0) o.keys = static_cast<std::size_t>(std::max(1, std::atoi(argv[i + 1])));
   }
   try {
+    raise_descriptors();
     return run(o);
   } catch (const std::exception& e) {
     fmt::print(stderr, "store_bench: {}\n", e.what());
