@@ -11,7 +11,7 @@ demo_packages="iproute2 dnsmasq-base dhcpcd-base procps"
 test_packages="clang libclang-rt-14-dev bird2 frr gobgpd etcd-server etcd-client python3-etcd3gw python3-grpcio nftables iputils-ping
   iputils-arping tcpdump openssl git"
 
-say() { printf '== %s\n' "$*"; }
+say() { printf '== %s %s\n' "$(date +%T)" "$*"; }
 
 need_root() {
   if [ "$(id -u)" != 0 ]; then

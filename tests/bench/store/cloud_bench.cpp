@@ -297,6 +297,7 @@ int main(int argc, char** argv) {
   }
   try {
     raise_descriptors();
+    std::setvbuf(stdout, nullptr, _IOLBF, 0);  // minutes lie between two rows
     calico::test::Certificates pki;
     fmt::print("{} computes, {} endpoints each\n\n| server | what | seen |\n|---|---|---|\n", o.computes, o.endpoints);
     {
