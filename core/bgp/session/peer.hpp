@@ -99,6 +99,7 @@ class Peer final : public Connection::Handler, public UpdateGroup::Outlet, publi
   bool passes(const std::optional<Policy>& p) const {
     return p.value_or(internal() ? Policy::all : Policy::none) == Policy::all;
   }
+
   // peer.cpp
   void feed(const Event& event);
   void perform(std::vector<Action> actions);
