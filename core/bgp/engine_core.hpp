@@ -5,6 +5,8 @@
 /// One turn: sockets are read and change the RIB (rib.dirty); a flush that was posted meanwhile decides the dirty
 /// prefixes, tells the FIB sink and lets every peer send what is queued. Nothing waits for a timer; a busy loop batches
 /// by itself.
+/// Parts: engine.cpp (start and stop, the turn, restart and isolation), engine_peers.cpp (listeners, who the peers are,
+/// the operator's hand), engine_show.cpp (snapshots).
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <map>

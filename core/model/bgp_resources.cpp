@@ -6,43 +6,30 @@
 #include <initializer_list>
 #include <map>
 
-#include "core/model/json.hpp"
+#include "core/model/readers.hpp"
 
 namespace calico::model {
 namespace {
 
+using detail::number_of;
 using detail::Object;
+using detail::read_with;
 using detail::shown;
 namespace json = boost::json;
 using std::chrono::seconds;
 
 constexpr std::size_t kMaxRules = 10000, kMaxFilters = 64, kMaxValues = 256;
 
-template <class T>
-std::optional<T> number_of(std::string_view text) {
-  T v{};
-  const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), v);
-  if (ec != std::errc{} || end != text.data() + text.size() || text.empty()) return {};
-  return v;
-}
-
+/// f(spec, out); of the metadata what changes no session when it changes is left out.
 template <class T, class F>
-Result<T> read_document(std::string_view text, F&& f) {
-  auto v = detail::parse_object(text);
-  if (!v) return tl::unexpected(v.error());
-  std::string error;
-  T out;
-  const Object root(&v->as_object(), "", error);
-  const auto meta = root.object("metadata");
-  out.meta.name = meta.text("name");
-  out.meta.uid = meta.text("uid");
-  out.meta.creation_timestamp = meta.text("creationTimestamp");
-  f(root.object("spec"), out);
-  // A parser of base may quote what it was given.
-  for (auto& c : error)
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-  if (!error.empty()) return fail(Errc::invalid, "{}", error);
-  return out;
+Result<T> read_resource(std::string_view text, F&& f) {
+  return detail::read_document<T>(text, [&](const Object& root, T& out) {
+    const auto meta = root.object("metadata");
+    out.meta.name = meta.text("name");
+    out.meta.uid = meta.text("uid");
+    out.meta.creation_timestamp = meta.text("creationTimestamp");
+    f(root.object("spec"), out);
+  });
 }
 
 void only(const Object& o, std::initializer_list<std::string_view> known) {
@@ -52,32 +39,13 @@ void only(const Object& o, std::initializer_list<std::string_view> known) {
   });
 }
 
-template <class F>
-auto read_with(const Object& o, std::string_view key, F&& parse)
-    -> std::optional<typename std::invoke_result_t<F, std::string_view>::value_type> {
-  const auto text = o.maybe_text(key);
-  if (!text || text->empty()) return {};
-  auto r = parse(*text);
-  if (!r) return o.bad(o.at(key), r.error().what), std::nullopt;
-  return *r;
-}
-
 /// 1 to 4294967295, as number, "64512" or "1.10".
 std::optional<Asn> as_of(const json::value& v) {
   std::uint64_t n = 0;
   if (v.is_int64() && v.as_int64() > 0) n = static_cast<std::uint64_t>(v.as_int64());
   if (v.is_uint64()) n = v.as_uint64();
-  if (v.is_string()) {
-    const std::string_view text(v.as_string().data(), v.as_string().size());
-    const auto dot = text.find('.');
-    if (dot == std::string_view::npos) {
-      n = number_of<std::uint32_t>(text).value_or(0);
-    } else {
-      const auto high = number_of<std::uint16_t>(text.substr(0, dot));
-      const auto low = number_of<std::uint16_t>(text.substr(dot + 1));
-      if (high && low) n = static_cast<std::uint64_t>(*high) << 16U | *low;
-    }
-  }
+  if (v.is_string())
+    if (const auto as = detail::as_number_of({v.as_string().data(), v.as_string().size()})) n = as->value;
   if (n == 0 || n > UINT32_MAX) return {};
   return Asn{static_cast<std::uint32_t>(n)};
 }
@@ -342,7 +310,7 @@ void read_next_hop(const Object& s, BgpPeer& p) {
 }  // namespace
 
 Result<BgpFilter> parse_bgp_filter(std::string_view text) {
-  return read_document<BgpFilter>(text, [](const Object& s, BgpFilter& f) {
+  return read_resource<BgpFilter>(text, [](const Object& s, BgpFilter& f) {
     only(s, {"importV4", "exportV4", "importV6", "exportV6"});
     f.import_v4 = read_rules(s, "importV4", Family::v4);
     f.export_v4 = read_rules(s, "exportV4", Family::v4);
@@ -352,7 +320,7 @@ Result<BgpFilter> parse_bgp_filter(std::string_view text) {
 }
 
 Result<BgpConfiguration> parse_bgp_configuration(std::string_view text) {
-  return read_document<BgpConfiguration>(text, [](const Object& s, BgpConfiguration& c) {
+  return read_resource<BgpConfiguration>(text, [](const Object& s, BgpConfiguration& c) {
     c.node_to_node_mesh = s.boolean("nodeToNodeMeshEnabled");
     c.as_number = read_as(s, "asNumber");
     if (const auto port = s.integer("listenPort", 1, 65535)) c.listen_port = static_cast<std::uint16_t>(*port);
@@ -367,7 +335,7 @@ Result<BgpConfiguration> parse_bgp_configuration(std::string_view text) {
 }
 
 Result<BgpPeer> parse_bgp_peer(std::string_view text) {
-  return read_document<BgpPeer>(text, [](const Object& s, BgpPeer& p) {
+  return read_resource<BgpPeer>(text, [](const Object& s, BgpPeer& p) {
     only(s,
          {"node", "nodeSelector", "peerIP", "asNumber", "peerSelector", "keepOriginalNextHop", "nextHopMode",
           "password", "sourceAddress", "maxRestartTime", "keepaliveTime", "numAllowedLocalASNumbers", "ttlSecurity",

@@ -21,6 +21,13 @@ std::string shown(std::string_view text) {
   return out + (text.size() > 100 ? "…'" : "'");
 }
 
+void Object::bad(std::string_view path, std::string_view what) const {
+  if (!error_->empty()) return;
+  *error_ = fmt::format("{}: {}", path, what);
+  for (auto& c : *error_)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+}
+
 const json::value* Object::find(std::string_view key) const {
   if (!o_) return nullptr;
   const auto* v = o_->if_contains(json::string_view(key.data(), key.size()));

@@ -58,10 +58,8 @@ class Object {
     return path_.empty() ? std::string(key) : fmt::format("{}.{}", path_, key);
   }
   const std::string& path() const { return path_; }
-  /// Keeps the first fault.
-  void bad(std::string_view path, std::string_view what) const {
-    if (error_->empty()) *error_ = fmt::format("{}: {}", path, what);
-  }
+  /// Keeps the first fault, as one line: a key may hold anything, and a parser of base may quote what it was given.
+  void bad(std::string_view path, std::string_view what) const;
   bool ok() const { return error_->empty(); }
 
  private:

@@ -1,15 +1,15 @@
 // NetworkPolicy and GlobalNetworkPolicy between JSON and structs.
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 
-#include "core/model/json.hpp"
 #include "core/model/keys.hpp"
+#include "core/model/readers.hpp"
 #include "core/model/resources.hpp"
 
 namespace calico::model {
 namespace {
 
+using detail::number_of;
 using detail::Object;
 using detail::shown;
 namespace json = boost::json;
@@ -64,21 +64,15 @@ std::optional<Icmp> read_icmp(const Object& rule, std::string_view key) {
   return Icmp{static_cast<std::uint8_t>(*type), code ? std::optional(static_cast<std::uint8_t>(*code)) : std::nullopt};
 }
 
-std::optional<std::uint16_t> port(std::string_view text) {
-  unsigned v = 0;
-  const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), v);
-  if (ec != std::errc{} || end != text.data() + text.size() || text.empty() || v > 65535) return {};
-  return static_cast<std::uint16_t>(v);
-}
-
 std::vector<PortRange> read_ports(const Object& side, std::string_view key) {
   std::vector<PortRange> out;
   side.each(key, [&](const json::value& v, const std::string& path) {
     const std::string text =
         v.is_string() ? std::string(v.as_string().data(), v.as_string().size()) : json::serialize(v);
     const auto colon = text.find(':');
-    const auto first = port(std::string_view(text).substr(0, colon));
-    const auto last = colon == std::string::npos ? first : port(std::string_view(text).substr(colon + 1));
+    const auto first = number_of<std::uint16_t>(std::string_view(text).substr(0, colon));
+    const auto last =
+        colon == std::string::npos ? first : number_of<std::uint16_t>(std::string_view(text).substr(colon + 1));
     if (!first || !last) {
       const bool named = v.is_string() && !text.empty() && (text[0] < '0' || text[0] > '9');
       return side.bad(path, named ? fmt::format("named port {} is not supported yet", shown(text))
@@ -248,11 +242,9 @@ std::string_view to_string(Action a) {
 }
 
 Result<std::uint8_t> parse_protocol(std::string_view text) {
-  unsigned v = 0;
-  const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), v);
-  if (ec == std::errc{} && end == text.data() + text.size() && !text.empty()) {
-    if (v > 255) return fail(Errc::invalid, "protocol {}: need 0 to 255", shown(text));
-    return static_cast<std::uint8_t>(v);
+  if (const auto n = number_of<unsigned>(text)) {
+    if (*n > 255) return fail(Errc::invalid, "protocol {}: need 0 to 255", shown(text));
+    return static_cast<std::uint8_t>(*n);
   }
   const auto name = lower(text);
   for (const auto& p : kProtocols)

@@ -1,26 +1,20 @@
 #include "core/model/resources.hpp"
 
 #include <algorithm>
-#include <charconv>
 
-#include "core/model/json.hpp"
+#include "core/model/readers.hpp"
 
 namespace calico::model {
 namespace {
 
 using detail::Object;
+using detail::read_document;
+using detail::read_value;
+using detail::read_with;
 using detail::shown;
 namespace json = boost::json;
 
 json::string_view jsv(std::string_view s) { return {s.data(), s.size()}; }
-
-template <class T>
-std::optional<T> number_of(std::string_view text) {
-  T v{};
-  const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), v);
-  if (ec != std::errc{} || end != text.data() + text.size() || text.empty()) return {};
-  return v;
-}
 
 Labels read_labels(const Object& o) {
   Labels out;
@@ -67,20 +61,7 @@ std::string write_resource(std::string_view kind, const Metadata& m, json::objec
   return json::serialize(o);
 }
 
-/// Reads one text with `parse`; a failure becomes the document's fault.
-template <class F>
-auto read_value(const Object& o, const std::string& path, std::string_view text, F&& parse)
-    -> std::optional<typename std::invoke_result_t<F, std::string_view>::value_type> {
-  auto r = parse(text);
-  if (!r) return o.bad(path, r.error().what), std::nullopt;
-  return *r;
-}
-
-std::optional<Ip> read_ip(const Object& o, std::string_view key) {
-  const auto text = o.maybe_text(key);
-  if (!text || text->empty()) return {};
-  return read_value(o, o.at(key), *text, Ip::parse);
-}
+std::optional<Ip> read_ip(const Object& o, std::string_view key) { return read_with(o, key, Ip::parse); }
 
 std::vector<Prefix> read_networks(const Object& o, std::string_view key) {
   std::vector<Prefix> out;
@@ -88,18 +69,6 @@ std::vector<Prefix> read_networks(const Object& o, std::string_view key) {
     if (!v.is_string()) return o.bad(path, "need a string");
     if (auto p = read_value(o, path, {v.as_string().data(), v.as_string().size()}, parse_network)) out.push_back(*p);
   });
-  return out;
-}
-
-/// Parses the document, runs `f(root, out)`, and returns `out` unless something was wrong.
-template <class T, class F>
-Result<T> read_document(std::string_view text, F&& f) {
-  auto v = detail::parse_object(text);
-  if (!v) return tl::unexpected(v.error());
-  std::string error;
-  T out;
-  f(Object(&v->as_object(), "", error), out);
-  if (!error.empty()) return fail(Errc::invalid, "{}", error);
   return out;
 }
 
@@ -127,8 +96,7 @@ Result<WorkloadEndpoint> parse_workload_endpoint(std::string_view text) {
     w.node = s.text("node");
     w.endpoint = s.text("endpoint");
     w.interface_name = s.text("interfaceName");
-    if (const auto mac = s.maybe_text("mac"); mac && !mac->empty())
-      w.mac = read_value(s, s.at("mac"), *mac, Mac::parse);
+    w.mac = read_with(s, "mac", Mac::parse);
     w.ipv4_gateway = read_ip(s, "ipv4Gateway");
     w.ipv6_gateway = read_ip(s, "ipv6Gateway");
     w.ip_networks = read_networks(s, "ipNetworks");
@@ -223,15 +191,9 @@ std::optional<Asn> read_asn(const Object& o, std::string_view key) {
     const auto n = o.integer(key, 0, 0xffffffffLL);
     return n ? std::optional(Asn{static_cast<std::uint32_t>(*n)}) : std::nullopt;
   }
-  const auto text = o.text(key);
-  if (const auto n = number_of<std::uint32_t>(text)) return Asn{*n};
-  const auto dot = text.find('.');
-  if (dot != std::string::npos) {
-    const auto high = number_of<std::uint16_t>(std::string_view(text).substr(0, dot));
-    const auto low = number_of<std::uint16_t>(std::string_view(text).substr(dot + 1));
-    if (high && low) return Asn{static_cast<std::uint32_t>(*high) << 16U | *low};
-  }
-  return o.bad(o.at(key), "need an AS number"), std::nullopt;
+  const auto as = detail::as_number_of(o.text(key));
+  if (!as) o.bad(o.at(key), "need an AS number");
+  return as;
 }
 
 /// Address with length, host bits kept ("10.0.0.5/24").

@@ -291,13 +291,7 @@ void UpdateGroup::hand_out(Member& m, Outlet& outlet) {
           break;
       }
       if (!hears(m, run)) continue;
-      m.announced += run.announced;
-      m.withdrawn += run.withdrawn;
-      if (run.family == fam(Family::v6)) {
-        m.announced_v6 += run.announced;
-        m.withdrawn_v6 += run.withdrawn;
-      }
-      m.messages += run.messages;
+      m.given(run);
       if (run.begin != end) flush();
       if (end == 0) begin = run.begin;
       end = run.end;
@@ -416,20 +410,10 @@ void UpdateGroup::catch_up(Member& m, Outlet& outlet) {
         rib_.unpin(id);
     }
     auto segment = std::make_shared<Segment>();
-    std::vector<PrefixId> done;
-    for (const auto& i : items_) done.push_back(i.id);
     emit(items_, *segment);
-    for (const auto& run : segment->runs) {
-      m.announced += run.announced;
-      m.withdrawn += run.withdrawn;
-      if (run.family == fam(Family::v6)) {
-        m.announced_v6 += run.announced;
-        m.withdrawn_v6 += run.withdrawn;
-      }
-      m.messages += run.messages;
-    }
+    for (const auto& i : items_) rib_.unpin(i.id);  // their names were needed until here
+    for (const auto& run : segment->runs) m.given(run);
     if (!segment->bytes->empty()) outlet.put(segment->bytes, 0, segment->bytes->size());
-    for (auto id : done) rib_.unpin(id);
   }
   if (lag.count > 0 || queue_at_ < queue_.size()) return;
   for (auto family : kFamilies)

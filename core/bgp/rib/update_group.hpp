@@ -99,6 +99,17 @@ class UpdateGroup {
     // What was handed out.
     std::uint64_t announced = 0, withdrawn = 0, messages = 0;
     std::uint64_t announced_v6 = 0, withdrawn_v6 = 0;  // of these, IPv6
+
+    /// The run was put into its connection.
+    void given(const Run& run) {
+      announced += run.announced;
+      withdrawn += run.withdrawn;
+      if (run.family == fam(Family::v6)) {
+        announced_v6 += run.announced;
+        withdrawn_v6 += run.withdrawn;
+      }
+      messages += run.messages;
+    }
   };
 
   UpdateGroup(Rib& rib, AttrStore& attrs, const LocalSpeaker& speaker, Target target, Limits limits);

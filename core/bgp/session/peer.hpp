@@ -9,6 +9,9 @@
 /// no session is left from which such routes could come (isolated), they stay for Options::keep_when_isolated. Of
 /// families in the peer's LLGR capability they live on after the restart time as the last choice (RFC 9494): a time for
 /// each family that runs on when the peer is back, up to its End-of-RIB.
+///
+/// Parts: peer.cpp (the operator and the configuration, connections, messages, timers), peer_session.cpp (begin and end
+/// of sessions, stale routes), peer_routes.cpp (routes in and out), peer_show.cpp (snapshot).
 #include <boost/asio/steady_timer.hpp>
 #include <memory>
 
@@ -47,8 +50,8 @@ class Peer final : public Connection::Handler, public UpdateGroup::Outlet, publi
   bool dynamic() const { return dynamic_; }
   bool internal() const { return remote_as() == core_.options().local_as; }
   Asn remote_as() const { return config_.remote_as.value_or(core_.options().local_as); }
-  bool imports() const;
-  bool exports() const;
+  bool imports() const { return passes(config_.import_policy); }
+  bool exports() const { return passes(config_.export_policy); }
   bool up() const { return session_.has_value(); }
   bool disabled() const { return disabled_; }
   /// The peer has been sent this prefix, or will be.
@@ -92,32 +95,45 @@ class Peer final : public Connection::Handler, public UpdateGroup::Outlet, publi
   void dump_ended(Family family) override;
   void give_up() override;
 
+  /// RFC 8212: nothing passes an external session unless it was said.
+  bool passes(const std::optional<Policy>& p) const {
+    return p.value_or(internal() ? Policy::all : Policy::none) == Policy::all;
+  }
+
+  // peer.cpp
   void feed(const Event& event);
   void perform(std::vector<Action> actions);
   void open_connection(Slot slot);
   Status prepare_socket(int fd, bool outgoing);
+  FsmConfig fsm_config() const;
+  std::optional<Slot> slot_of(const Connection& c) const;
+  Connection* connection() const { return session_ ? conns_[session_->slot].get() : nullptr; }
+  Duration send_hold_time() const;
+  void arm_timer();
+  void on_timer();
+
+  // peer_session.cpp
   void session_up(Slot slot, const Open& remote);
   void session_down(const Down& down);
   bool keeps_routes(const Down& down) const;
-  void handle_update(View body);
-  void handle_refresh(const RouteRefresh& m);
-  void say_refresh(Family family, std::uint8_t subtype);
-  void announce(const std::vector<Nlri>& routes, Attrs attrs);
+  void leave_group();
+  void change_group();
   void end_of_rib(Family family);
   void expire_stale();
   bool hold_while_isolated();
   std::size_t begin_long_lived(Family family);
   void end_long_lived(Family family);
   void went(std::size_t stale);
-  Duration send_hold_time() const;
   void drop_all_routes();
-  void leave_group();
-  void change_group();
-  void arm_timer();
-  void on_timer();
-  FsmConfig fsm_config() const;
-  std::optional<Slot> slot_of(const Connection& c) const;
-  Connection* connection() const { return session_ ? conns_[session_->slot].get() : nullptr; }
+
+  // peer_routes.cpp
+  void handle_update(View body);
+  void handle_refresh(const RouteRefresh& m);
+  void announce(const std::vector<Nlri>& routes, Attrs attrs);
+  void say_refresh(Family family, std::uint8_t subtype);
+
+  // peer_show.cpp
+  static CapabilityInfo info_of(const Capabilities& caps);
 
   EngineCore& core_;
   PeerConfig config_;

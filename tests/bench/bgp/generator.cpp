@@ -1,15 +1,16 @@
 #include "tests/bench/bgp/generator.hpp"
 
 #include <fmt/core.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <stdexcept>
+
+#include "tests/bench/bgp/dial.hpp"
 
 namespace calico::bench {
 namespace {
@@ -19,16 +20,6 @@ constexpr auto kRetry = std::chrono::milliseconds(100);
 constexpr auto kHandshake = std::chrono::seconds(5);
 constexpr auto kKeepaliveEvery = std::chrono::seconds(20);
 
-sockaddr_in socket_address(std::uint32_t address, std::uint16_t port) {
-  sockaddr_in a{};
-  a.sin_family = AF_INET;
-  a.sin_addr.s_addr = htonl(address);
-  a.sin_port = htons(port);
-  return a;
-}
-std::string dotted(std::uint32_t a) {
-  return fmt::format("{}.{}.{}.{}", a >> 24U, a >> 16U & 255U, a >> 8U & 255U, a & 255U);
-}
 bool same(View a, View b) { return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin()); }
 
 }  // namespace
@@ -82,27 +73,15 @@ void Generator::connect(std::uint32_t client, std::vector<View> greeting) {
 }
 
 void Generator::open(Peer& p) {
-  p.fd = ::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (p.fd < 0) throw std::runtime_error(fmt::format("socket: {}", std::strerror(errno)));
-  const int one = 1;
-  ::setsockopt(p.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-  ::setsockopt(p.fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
-  const auto from = socket_address(Workload::address(p.index), 0);
-  if (::bind(p.fd, reinterpret_cast<const sockaddr*>(&from), sizeof from) != 0)
-    throw std::runtime_error(fmt::format("bind to {}: {}", dotted(Workload::address(p.index)), std::strerror(errno)));
-  epoll_event e{};
-  e.events = EPOLLIN | EPOLLOUT;
-  e.data.u32 = p.index;
-  if (::epoll_ctl(epoll_, EPOLL_CTL_ADD, p.fd, &e) != 0) throw std::runtime_error("epoll_ctl failed");
+  p.fd = dial(epoll_, p.index, Workload::address(p.index), Workload::kReflector);
   p.state = State::connecting;
   p.give_up = Clock::now() + kHandshake;
   p.wants_write = true;
-  const auto to = socket_address(Workload::kReflector, 179);
-  if (::connect(p.fd, reinterpret_cast<const sockaddr*>(&to), sizeof to) != 0 && errno != EINPROGRESS) close(p, true);
+  if (p.fd < 0) close(p, true);
 }
 
 void Generator::close(Peer& p, bool again) {
-  ::close(p.fd);
+  if (p.fd >= 0) ::close(p.fd);
   p.fd = -1;
   if (p.state == State::established) --established_;
   p.state = again ? State::waiting : State::idle;
@@ -133,7 +112,7 @@ void Generator::want_write(Peer& p, bool yes) {
   p.wants_write = yes;
   epoll_event e{};
   e.events = yes ? EPOLLIN | EPOLLOUT : EPOLLIN;
-  e.data.u32 = p.index;
+  e.data.u64 = p.index;
   ::epoll_ctl(epoll_, EPOLL_CTL_MOD, p.fd, &e);
 }
 
@@ -184,11 +163,9 @@ void Generator::readable(Peer& p) {
   if (n == 0) return fail(p, "connection closed");
   const auto* at = buffer_.data();
   const auto* end = at + had + static_cast<std::size_t>(n);
-  static constexpr std::array<std::uint8_t, 16> kMarker = {255, 255, 255, 255, 255, 255, 255, 255,
-                                                           255, 255, 255, 255, 255, 255, 255, 255};
   while (static_cast<std::size_t>(end - at) >= kHeader) {
-    const std::size_t length = be16(at + 16);
-    if (std::memcmp(at, kMarker.data(), 16) != 0 || length < kHeader || length > kMaxMessage) {
+    const auto length = message_length(at);
+    if (length == 0) {
       fault(faults_.framing, p, "a message with a bad marker or length");
       return close(p, false);
     }
@@ -426,14 +403,11 @@ bool Generator::run_until(const std::function<bool()>& done, std::chrono::durati
     const timespec timeout{0, ns};
     const int n = ::epoll_pwait2(epoll_, events.data(), static_cast<int>(events.size()), &timeout, nullptr);
     for (int i = 0; i < n; ++i) {
-      auto& p = peers_[events[static_cast<std::size_t>(i)].data.u32];
+      auto& p = peers_[events[static_cast<std::size_t>(i)].data.u64];
       const auto what = events[static_cast<std::size_t>(i)].events;
       if (p.fd < 0) continue;
       if (p.state == State::connecting) {
-        int error = 0;
-        socklen_t size = sizeof error;
-        ::getsockopt(p.fd, SOL_SOCKET, SO_ERROR, &error, &size);
-        if (error != 0 || (what & EPOLLOUT) == 0) {
+        if (connect_error(p.fd, what) != 0) {
           close(p, true);
           continue;
         }

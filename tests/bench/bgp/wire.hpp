@@ -52,6 +52,13 @@ inline std::uint32_t be32(const std::uint8_t* p) {
   std::memcpy(&v, p, 4);
   return __builtin_bswap32(v);
 }
+/// The length of the message whose header begins here; 0: a bad marker or length.
+inline std::size_t message_length(const std::uint8_t* m) {
+  static constexpr std::array<std::uint8_t, 16> kMarker = {255, 255, 255, 255, 255, 255, 255, 255,
+                                                           255, 255, 255, 255, 255, 255, 255, 255};
+  const std::size_t length = be16(m + 16);
+  return std::memcmp(m, kMarker.data(), 16) == 0 && length >= kHeader && length <= kMaxMessage ? length : 0;
+}
 void put16(Bytes& out, std::uint16_t v);
 void put32(Bytes& out, std::uint32_t v);
 void patch16(Bytes& out, std::size_t at, std::size_t v);

@@ -1,8 +1,6 @@
 #include "tests/soak/bgp/swarm.hpp"
 
 #include <fmt/core.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -10,8 +8,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <stdexcept>
 
+#include "tests/bench/bgp/dial.hpp"
 #include "tests/soak/bgp/model.hpp"
 
 namespace calico::soak {
@@ -19,6 +19,7 @@ namespace calico::soak {
 using namespace std::chrono_literals;
 using bench::be16;
 using bench::be32;
+using bench::dotted;
 
 namespace {
 
@@ -26,17 +27,6 @@ constexpr std::size_t kRead = 256 * 1024;
 constexpr auto kRetry = 100ms;
 constexpr auto kKeepaliveEvery = 20s;
 constexpr std::uint64_t kStrayKey = std::uint64_t{1} << 32U;
-
-sockaddr_in socket_address(std::uint32_t address, std::uint16_t port) {
-  sockaddr_in a{};
-  a.sin_family = AF_INET;
-  a.sin_addr.s_addr = htonl(address);
-  a.sin_port = htons(port);
-  return a;
-}
-std::string dotted(std::uint32_t a) {
-  return fmt::format("{}.{}.{}.{}", a >> 24U, a >> 16U & 255U, a >> 8U & 255U, a & 255U);
-}
 
 }  // namespace
 
@@ -87,27 +77,6 @@ SessionId Swarm::add(SessionOptions options) {
   return s.id;
 }
 
-int Swarm::dial(std::uint32_t source, std::uint32_t target, int receive_buffer, std::uint64_t key) {
-  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (fd < 0) throw std::runtime_error(fmt::format("socket: {}", std::strerror(errno)));
-  const int one = 1;
-  ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-  ::setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
-  if (receive_buffer > 0) ::setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof receive_buffer);
-  const auto from = socket_address(source, 0), to = socket_address(target, 179);
-  if (::bind(fd, reinterpret_cast<const sockaddr*>(&from), sizeof from) != 0)
-    throw std::runtime_error(fmt::format("bind to {}: {}", dotted(source), std::strerror(errno)));
-  if (::connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof to) != 0 && errno != EINPROGRESS) {
-    ::close(fd);
-    return -1;
-  }
-  epoll_event e{};
-  e.events = EPOLLIN | EPOLLOUT;
-  e.data.u64 = key;
-  if (::epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &e) != 0) throw std::runtime_error("epoll_ctl failed");
-  return fd;
-}
-
 void Swarm::connect(SessionId id) {
   auto& s = sessions_[id];
   s.wanted = true;
@@ -115,7 +84,7 @@ void Swarm::connect(SessionId id) {
 }
 
 void Swarm::open(Session& s) {
-  s.fd = dial(s.options.source, s.options.target, s.options.receive_buffer, s.id);
+  s.fd = bench::dial(epoll_, s.id, s.options.source, s.options.target, s.options.receive_buffer);
   s.interest = EPOLLIN | EPOLLOUT;
   s.state = State::connecting;
   if (s.fd < 0) close(s);
@@ -224,10 +193,7 @@ void Swarm::flush(Session& s) {
 }
 
 void Swarm::connected(Session& s, std::uint32_t events) {
-  int error = 0;
-  socklen_t size = sizeof error;
-  ::getsockopt(s.fd, SOL_SOCKET, SO_ERROR, &error, &size);
-  if (error != 0 || (events & EPOLLOUT) == 0) return lost(s, std::strerror(error));
+  if (const auto error = bench::connect_error(s.fd, events); error != 0) return lost(s, std::strerror(error));
   s.state = State::open_sent;
   send(s.id, open_message(s.options));
 }
@@ -244,9 +210,8 @@ void Swarm::readable(Session& s) {
   const auto* at = buffer_.data();
   const auto* const end = at + had + static_cast<std::size_t>(n);
   while (static_cast<std::size_t>(end - at) >= bench::kHeader) {
-    const std::size_t length = be16(at + 16);
-    if (std::any_of(at, at + 16, [](auto b) { return b != 0xff; }) || length < bench::kHeader ||
-        length > bench::kMaxMessage) {
+    const auto length = bench::message_length(at);
+    if (length == 0) {
       fault(faults_.framing, s, "a message with a bad marker or length");
       return close(s);
     }
@@ -386,7 +351,7 @@ std::uint32_t Swarm::check(const Session& s, View attributes) {
 
 void Swarm::stray(std::uint32_t source, std::uint32_t target, Bytes bytes, Clock::duration linger, bool reads) {
   const auto key = next_stray_++;
-  const int fd = dial(source, target, 0, kStrayKey | key);
+  const int fd = bench::dial(epoll_, kStrayKey | key, source, target);
   if (fd < 0) return;
   strays_[key] = {fd, std::move(bytes), 0, false, reads, Clock::now() + linger};
 }

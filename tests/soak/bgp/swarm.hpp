@@ -147,7 +147,6 @@ class Swarm {
     Clock::time_point until;
   };
 
-  int dial(std::uint32_t source, std::uint32_t target, int receive_buffer, std::uint64_t key);
   void open(Session& s);
   void close(Session& s);
   void lost(Session& s, const std::string& why);

@@ -8,6 +8,7 @@
 
 #include <random>
 
+#include "tests/bench/bgp/dial.hpp"
 #include "tests/soak/bgp/model.hpp"
 #include "tests/soak/bgp/reflector.hpp"
 
@@ -35,12 +36,12 @@ class UpgradeTest : public testing::TestWithParam<Scale> {
     swarm_ = std::make_unique<Swarm>(*model_);
     swarm_->check_order = false;
     for (int r : {0, 1}) {
-      const auto address = dotted(kReflectors[r]), other = dotted(kReflectors[1 - r]);
+      const auto address = bench::dotted(kReflectors[r]), other = bench::dotted(kReflectors[1 - r]);
       auto arguments = fmt::format("id={0} as=64512 listen={0} peer=other,{1}", address, other);
       if (scale().same_cluster) arguments += " cluster=10.66.0.100";
       if (scale().range) arguments += " deferral=5 range=c,10.66.0.0/16,client";
       for (std::uint32_t c = 0; c < viewers_ && !scale().range; ++c)
-        arguments += fmt::format(" peer=c{},{},client,passive", c, dotted(client_address(c)));
+        arguments += fmt::format(" peer=c{},{},client,passive", c, bench::dotted(client_address(c)));
       reflectors_.push_back(std::make_unique<Reflector>(*place_, fmt::format("rr{}", r), arguments));
     }
     paths_.assign(viewers_, std::vector<std::uint8_t>(model_->prefixes(), 0));
@@ -90,9 +91,6 @@ class UpgradeTest : public testing::TestWithParam<Scale> {
   std::uint32_t per_client() const { return scale().stable + scale().churned; }
   bool stable(std::uint32_t prefix) const { return prefix % per_client() < scale().stable; }
   static std::uint32_t viewer(SessionId s) { return s / 2; }
-  static std::string dotted(std::uint32_t a) {
-    return fmt::format("{}.{}.{}.{}", a >> 24U, a >> 16U & 255U, a >> 8U & 255U, a & 255U);
-  }
   void greet(SessionId s) {
     if (viewer(s) < scale().clients)
       swarm_->send(s, model_->greeting(viewer(s), false));

@@ -143,5 +143,18 @@ TEST(Resources, EndpointFaultsNameThePath) {
   EXPECT_FALSE(parse_workload_endpoint(R"({"spec":[]})"));
 }
 
+// Values and keys are anybody's, and end in logs.
+TEST(Resources, AFaultIsOneLine) {
+  for (const auto* text : {R"({"spec":{"mac":"a\nb\u001b[2J"}})", R"({"spec":{"ipv4Gateway":"10.0.0.1\r\n"}})",
+                           R"({"metadata":{"labels":{"a\nb":1}}})"}) {
+    const auto e = parse_workload_endpoint(text);
+    ASSERT_FALSE(e) << text;
+    for (const unsigned char c : e.error().what) EXPECT_TRUE(c >= 0x20 && c != 0x7f) << e.error().what;
+  }
+  const auto subnet = parse_subnet(R"({"cidr":"10.0.0.0\n/8"})");
+  ASSERT_FALSE(subnet);
+  EXPECT_EQ(subnet.error().what.find('\n'), std::string::npos) << subnet.error().what;
+}
+
 }  // namespace
 }  // namespace calico::model

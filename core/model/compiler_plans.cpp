@@ -1,0 +1,193 @@
+/// Compiler: what each local endpoint gets, and the classes of endpoints that are asked the same policies.
+#include <algorithm>
+#include <cstring>
+
+#include "core/model/compiler_impl.hpp"
+
+namespace calico::model {
+
+// --- plans ----------------------------------------------------------------------------------------------------------
+
+void Compiler::Impl::plan(Endpoint& e) {
+  EndpointPlan p;
+  p.key = e.key;
+  p.ns = e.ns;
+  p.name = e.name;
+  p.interface_name = e.interface_name;
+  const bool ours = is_interface_name(e.interface_name) &&
+                    std::any_of(options.interface_prefixes.begin(), options.interface_prefixes.end(),
+                                [&](const auto& x) { return !x.empty() && e.interface_name.starts_with(x); });
+  const auto& first = claims.count(e.interface_name) ? *claims.at(e.interface_name).begin()
+                                                     : std::tuple(e.name.workload, e.name.endpoint, e.id);
+  if (!ours) {
+    p.left_alone = true;
+    p.interface_name = is_interface_name(e.interface_name) ? e.interface_name : "?";
+    p.error = fmt::format("interface {} is none of the configured prefixes; left alone", p.interface_name);
+  } else if (std::get<2>(first) != e.id) {
+    p.left_alone = true;
+    p.error = fmt::format("interface {} belongs to endpoint {} of {}", e.interface_name, std::get<1>(first),
+                          std::get<0>(first));
+  } else if (!e.fault.empty()) {
+    p.error = e.fault;
+  } else if (!e.wep.mac) {
+    p.error = "spec.mac: missing, so that its packets cannot be told from spoofed ones";
+  } else {
+    p.mac = e.wep.mac;
+    p.gateway4 = e.wep.ipv4_gateway;
+    p.gateway6 = e.wep.ipv6_gateway;
+    plan_nets(e, p);
+    if (!e.wep.ip_nats.empty()) p.notes.push_back("floating IPs are not programmed yet");
+    if (!e.wep.qos_controls_json.empty()) p.notes.push_back("QoS is not programmed yet");
+    if (!e.wep.profiles.empty()) p.notes.push_back("profiles are not supported; they allow nothing");
+  }
+  std::string class_key;
+  std::vector<const Policy*> ranked;
+  if (!p.left_alone) {
+    for (const auto id : e.policies) ranked.push_back(&policies.at(id));
+    std::sort(ranked.begin(), ranked.end(), [](auto* a, auto* b) { return a->rank() < b->rank(); });
+    for (const auto* x : ranked) {
+      p.policies.push_back(x->title);
+      if (!x->body.fault.empty() && p.error.empty()) p.error = fmt::format("policy {}: {}", x->title, x->body.fault);
+      class_key += x->key + "\n";
+    }
+  }
+  if (!p.error.empty()) class_key.clear();
+  enter_class(e, class_key, ranked);
+  p.group = class_key.empty() ? kGroupClosed : classes.at(class_key).group;
+  put_plan(e, std::move(p));
+}
+
+void Compiler::Impl::plan_nets(const Endpoint& e, EndpointPlan& p) {
+  for (const auto& n : e.wep.ip_networks) {
+    const Prefix net = n.masked();
+    const auto out = [&](std::string_view why) { p.notes.push_back(fmt::format("{} left out: {}", net, why)); };
+    if (net.len == 0)
+      out("every address cannot be one endpoint's");
+    else if (net.addr.is_unspecified() || net.addr.is_loopback() || net.addr.is_multicast() || net.addr.is_link_local())
+      out("not an address for an endpoint");
+    else if (holds_guarded(net))
+      out("an address of a node");
+    else if (std::find(p.nets.begin(), p.nets.end(), net) == p.nets.end())
+      p.nets.push_back(net);
+  }
+}
+
+std::vector<Compiler::Impl::SetElement> Compiler::Impl::sources(const EndpointPlan& p) {
+  std::vector<SetElement> out;
+  if (p.left_alone || !p.mac) return out;
+  const auto put = [&](std::string set, const Ip& first, const Ip& last) {
+    out.push_back({std::move(set), {.interface_name = p.interface_name, .mac = *p.mac, .ip = first, .ip_end = last}});
+  };
+  out.push_back({"mac", {.interface_name = p.interface_name, .mac = *p.mac}});
+  std::vector<Prefix> blocks;
+  for (const auto& n : p.nets) {
+    const bool v4 = n.family() == Family::v4;
+    if (n.is_host()) {
+      put(v4 ? "src4" : "src6", n.addr, n.addr);
+      if (v4) put("arp-src", n.addr, n.addr);
+    } else {
+      blocks.push_back(n);
+    }
+  }
+  for (const auto family : {Family::v4, Family::v6}) {
+    std::vector<Prefix> mine;
+    for (const auto& b : blocks)
+      if (b.family() == family) mine.push_back(b);
+    for (const auto& [first, last] : disjoint_ranges(mine)) {
+      put(family == Family::v4 ? "src4-blocks" : "src6-blocks", first, last);
+      if (family == Family::v4) put("arp-src-blocks", first, last);
+    }
+  }
+  return out;
+}
+
+void Compiler::Impl::put_plan(Endpoint& e, std::optional<EndpointPlan> p) {
+  auto it = ruleset.endpoints.find(e.key);
+  const bool had = it != ruleset.endpoints.end();
+  if (had && p && it->second == *p) return;
+  std::vector<SetElement> old_sources = had ? sources(it->second) : std::vector<SetElement>{};
+  std::vector<SetElement> new_sources = p ? sources(*p) : std::vector<SetElement>{};
+  // Two endpoints may want the same element while an interface passes from one to the other.
+  for (const auto& x : new_sources)
+    if (source_refs[x]++ == 0) add_element(x.first, x.second);
+  for (const auto& x : old_sources)
+    if (auto at = source_refs.find(x); --at->second == 0) source_refs.erase(at), drop_element(x.first, x.second);
+  if (p)
+    ruleset.endpoints[e.key] = std::move(*p);
+  else if (had)
+    ruleset.endpoints.erase(it);
+  if (p || had) delta.endpoints.insert(e.key);
+}
+
+// --- classes --------------------------------------------------------------------------------------------------------
+
+std::uint32_t Compiler::Impl::group_of(std::string_view class_key) {
+  const auto d = digest(class_key);
+  std::uint32_t v = 0;
+  std::memcpy(&v, d.data(), sizeof v);
+  return kGroupClosed + 1 + v % (kGroupSpan - 1);
+}
+
+void Compiler::Impl::enter_class(Endpoint& e, const std::string& key, const std::vector<const Policy*>& ranked) {
+  if (e.class_key == key) return;
+  leave_class(e);
+  e.class_key = key;
+  if (key.empty()) return;
+  auto [it, fresh] = classes.try_emplace(key);
+  Class& c = it->second;
+  ++c.refs;
+  if (!fresh) return;
+  for (const auto* p : ranked) c.policies.push_back(p->key);
+  c.group = group_of(key);
+  while (!groups.insert(c.group).second)
+    c.group = c.group + 1 < kGroupClosed + kGroupSpan ? c.group + 1 : kGroupClosed + 1;
+  dirty_classes.insert(key);
+}
+
+void Compiler::Impl::leave_class(Endpoint& e) {
+  if (e.class_key.empty()) return;
+  auto it = classes.find(std::exchange(e.class_key, ""));
+  if (it == classes.end() || --it->second.refs > 0) return;
+  // Its chains and map elements go at the flush, unless somebody enters before.
+  dirty_classes.insert(it->first);
+}
+
+void Compiler::Impl::settle_class(const std::string& key) {
+  auto it = classes.find(key);
+  if (it == classes.end()) return;
+  const Class& c = it->second;
+  const auto in = fmt::format("in-{}", c.group);
+  const auto out = fmt::format("out-{}", c.group);
+  const Element to{.group = c.group, .chain = in};
+  const Element from{.group = c.group, .chain = out};
+  if (c.refs == 0) {
+    drop_element("to", to);
+    drop_element("from", from);
+    drop_chain(in);
+    drop_chain(out);
+    groups.erase(c.group);
+    classes.erase(it);
+    return;
+  }
+  const auto chain = [&](bool ingress) {
+    ChainRules rules;
+    for (const auto& policy : c.policies) {
+      const auto at = policy_ids.find(policy);
+      if (at == policy_ids.end()) continue;
+      const Policy& p = policies.at(at->second);
+      if (!(ingress ? p.has_in : p.has_out)) continue;
+      MatchRule m;
+      m.verdict = Verdict::jump;
+      m.target = ingress ? p.chain_in : p.chain_out;
+      rules.push_back(std::move(m));
+    }
+    rules.push_back({});  // drop
+    return rules;
+  };
+  put_chain(in, chain(true));
+  put_chain(out, chain(false));
+  add_element("to", to);
+  add_element("from", from);
+}
+
+}  // namespace calico::model
