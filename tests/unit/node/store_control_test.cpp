@@ -130,7 +130,8 @@ TEST_F(StoreControlTest, DrainIsAnAnnotationAndKeepsTheRest) {
             R"({"kind":"Node","metadata":{"name":"c1","annotations":{"mine":"1","calico-node/drain":"yes"}},)"
             R"("spec":{"x":{"y":[1]}}})");
   ASSERT_TRUE(eventually("the list", [&] {
-    for (const auto& n : ask("GET /node/list").second.at("nodes").as_array())
+    const auto list = ask("GET /node/list").second;
+    for (const auto& n : list.at("nodes").as_array())
       if (n.at("name") == "c1") return n.at("draining") == json::value(true);
     return false;
   }));
