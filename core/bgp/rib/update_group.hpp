@@ -155,6 +155,9 @@ class UpdateGroup {
   };
   Backlog backlog(const Member& member) const;
   std::size_t journal_bytes() const;
+  /// Under which identifier a path goes on that came from this peer with identifier `received` (RFC 7911), unless
+  /// another path of the prefix has it. The same in every life of the speaker, so that what a peer kept is replaced.
+  static std::uint32_t path_identifier(const RibPeer& from, std::uint32_t received);
 
  private:
   struct Sent {

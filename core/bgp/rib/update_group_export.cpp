@@ -13,7 +13,21 @@ constexpr std::uint32_t kDrainRoom = 8;  // bytes of a COMMUNITIES attribute wit
 constexpr Family kFamilies[] = {Family::v4, Family::v6};
 
 Source source_of(const RibPeer& p) { return {p.kind, p.client, p.router_id}; }
+
+/// Spreads the bits (the finalizer of MurmurHash3).
+std::uint32_t mixed(std::uint32_t x) {
+  x = (x ^ (x >> 16)) * 0x85ebca6bU;
+  x = (x ^ (x >> 13)) * 0xc2b2ae35U;
+  return x ^ (x >> 16);
+}
 }  // namespace
+
+/// One peer's paths never meet; those of two peers rarely.
+std::uint32_t UpdateGroup::path_identifier(const RibPeer& from, std::uint32_t received) {
+  std::uint32_t of_peer = 1;
+  for (auto byte : from.address.bytes()) of_peer = mixed(of_peer ^ std::to_integer<std::uint32_t>(byte)) + 1;
+  return of_peer + received;
+}
 
 EncodeContext UpdateGroup::encoding(std::size_t family) const {
   return {kFamilies[family], target_.add_path[family], target_.extended_next_hop && family == 0, target_.max_message};
@@ -226,14 +240,22 @@ void UpdateGroup::update_paths(PrefixId id, std::vector<Item>& items) {
   const auto it = paths_.find(id);
   std::vector<SentPath> old, next;
   if (it != paths_.end()) old.swap(it->second);
-  for (auto p = rib_.first_path(id); p != kNone; p = rib_.path(p).next) {
-    if (!rib_.usable(rib_.path(p))) continue;
-    if (const auto sent = wanted(id, p); sent.attr != kNoAttr) next.push_back({p + 1, sent});
-  }
   const auto with_id = [](const std::vector<SentPath>& list, std::uint32_t path_id) {
     const auto at = std::find_if(list.begin(), list.end(), [&](const auto& p) { return p.path_id == path_id; });
     return at == list.end() ? nullptr : &*at;
   };
+  for (auto p = rib_.first_path(id); p != kNone; p = rib_.path(p).next) {
+    const auto& path = rib_.path(p);
+    if (!rib_.usable(path)) continue;
+    const auto sent = wanted(id, p);
+    if (sent.attr == kNoAttr) continue;
+    auto path_id = path_identifier(rib_.peer(path.peer), path.path_id);
+    // Scattered: whoever chooses identifiers cannot make a long row of those that are taken; a row it is in the end,
+    // which has an end. 0 means "none" elsewhere.
+    for (std::uint32_t tries = 0; path_id == 0 || with_id(next, path_id) != nullptr; ++tries)
+      path_id = tries < 8 ? mixed(path_id + p + tries) : path_id + 1;
+    next.push_back({path_id, sent});
+  }
   for (const auto& o : old) {
     if (with_id(next, o.path_id) != nullptr) continue;
     auto gone = announcement(id, o.path_id, o.sent);
@@ -246,7 +268,7 @@ void UpdateGroup::update_paths(PrefixId id, std::vector<Item>& items) {
     if (was != nullptr && was->sent.same(n.sent) && was->sent.resend == 0) continue;
     const auto item = announcement(id, n.path_id, n.sent);
     items.push_back(item);
-    // The id may have been another peer's path before.
+    // The id may have been another peer's path before, if both met in it.
     if (was != nullptr) forget_where_new(item, n.sent, was->sent, items);
   }
   for (const auto& o : old) count(family, o.sent, -1);
