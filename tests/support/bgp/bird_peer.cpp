@@ -39,8 +39,8 @@ std::string ext_community(const std::vector<std::string>& t) {
 
 }  // namespace
 
-Table parse_bird_table(const std::string& text, const std::set<std::string>& protocols) {
-  Table out;
+std::vector<Learned> parse_bird_table(const std::string& text, const std::set<std::string>& protocols) {
+  std::vector<Learned> out;
   static const std::regex head(R"(^([0-9a-f:.]+/\d+)?\s.*\[(\S+) [^\]]*\] ?(\*?) ?\([0-9/s?]+\).*$)");
   static const std::regex attribute(R"(^\s+BGP\.(\w+): ?(.*)$)");
   std::istringstream in(text);
@@ -55,8 +55,9 @@ Table parse_bird_table(const std::string& text, const std::set<std::string>& pro
       if (line[0] != ' ') prefix.clear();
       if (line.find('[') == std::string::npos || !std::regex_match(line, m, head)) continue;
       if (m[1].length() > 0) prefix = m[1];
-      r = m[3] == "*" && !prefix.empty() && protocols.contains(m[2]) ? &out[prefix] : &dropped;
-      *r = {};
+      if (prefix.empty() || !protocols.contains(m[2])) continue;
+      out.push_back({prefix, {}, m[3] == "*"});
+      r = &out.back().row;
       continue;
     }
     if (r == nullptr || line.find("BGP.") == std::string::npos || !std::regex_match(line, m, attribute)) continue;
@@ -88,7 +89,7 @@ class BirdPeer final : public Peer {
   const Traits& traits() const override {
     static const Traits kTwo{.enhanced_refresh = true, .extended_messages = true, .shows_long_lists = false};
     // Attributes come from a filter, which is gone through for each route.
-    static const Traits kOne{.enhanced_refresh = true, .attribute_sets = 40};
+    static const Traits kOne{.enhanced_refresh = true, .attribute_sets = 40, .ipv6_next_hops = false};
     return two_ ? kTwo : kOne;
   }
 
@@ -111,14 +112,6 @@ class BirdPeer final : public Peer {
     return true;
   }
 
-  Table table() override {
-    std::set<std::string> names;
-    for (const auto& s : sessions) names.insert(s.name);
-    Table out;
-    for (const auto& [name, program] : programs()) out.merge(parse_bird_table(ask(name, "show route all"), names));
-    return out;
-  }
-
   bool established(const std::string& session) override {
     for (const auto& [name, program] : programs())
       if (ask(name, "show protocols " + session).find("Established") != std::string::npos) return true;
@@ -136,6 +129,16 @@ class BirdPeer final : public Peer {
     std::string out;
     for (const auto& [name, program] : programs()) out += ask(name, "show protocols all");
     return out + logs();
+  }
+
+ protected:
+  std::vector<Learned> learned() override {
+    std::set<std::string> names;
+    for (const auto& s : sessions) names.insert(s.name);
+    std::vector<Learned> out;
+    for (const auto& [name, program] : programs())
+      for (auto& p : parse_bird_table(ask(name, "show route all"), names)) out.push_back(std::move(p));
+    return out;
   }
 
  private:
@@ -177,7 +180,10 @@ class BirdPeer final : public Peer {
     return out;
   }
 
-  static std::string filter_name(bool foreign) { return foreign ? "to_foreign_as" : "to_own_as"; }
+  /// A reflector also has what others said.
+  static std::string kept_out(const Session& s) {
+    return s.client ? "source != RTS_STATIC && source != RTS_BGP" : "source != RTS_STATIC";
+  }
   void write() {
     if (two_) return write_two();
     for (const auto& [name, program] : programs()) {
@@ -194,21 +200,22 @@ class BirdPeer final : public Peer {
       out << "}\n";
       // Static routes of 1.6 keep no BGP attributes: the export filter gives them. To a foreign AS it finds the own AS
       // in the path already, and what it puts in front would come before it.
-      for (bool foreign : {false, true}) {
-        out << "filter " << filter_name(foreign) << " {\n  if source != RTS_STATIC then reject;\n";
+      for (const auto& s : sessions) {
+        if (is_v6(s.remote) != six) continue;
+        const bool foreign = s.local_as != s.remote_as;
+        out << "filter to_" << s.name << " {\n  if " << kept_out(s)
+            << " then reject;\n  if source = RTS_BGP then accept;\n";
         for (const auto& [text, prefixes] : sets) {
           if (text.empty()) continue;
           out << "  if net ~ [";
           for (std::size_t i = 0; i < prefixes.size(); ++i) out << (i == 0 ? "" : ",\n    ") << prefixes[i];
           out << "] then {" << (foreign ? " bgp_path = +empty+;" : "") << text;
-          if (foreign) out << " bgp_path.prepend(" << sessions.front().local_as << ");";
+          if (foreign) out << " bgp_path.prepend(" << s.local_as << ");";
           out << " }\n";
         }
-        out << "  accept;\n}\n";
-      }
-      for (const auto& s : sessions) {
-        if (is_v6(s.remote) != six) continue;
-        out << head(s) << "  import all; export filter " << filter_name(s.local_as != s.remote_as) << ";\n}\n";
+        out << "  accept;\n}\n" << head(s) << "  import all; export filter to_" << s.name << ";\n";
+        if (s.add_path) out << "  add paths on;\n";
+        out << "}\n";
       }
     }
   }
@@ -229,9 +236,14 @@ class BirdPeer final : public Peer {
     for (const auto& s : sessions) {
       out << head(s);
       if (s.extended_messages) out << "  enable extended messages on;\n";
-      const std::string channel = "import all; export where source = RTS_STATIC;";
-      if (s.ipv4) out << "  ipv4 { " << channel << (is_v6(s.local) ? " next hop address " + v4() + ";" : "") << " };\n";
-      if (s.ipv6) out << "  ipv6 { " << channel << (is_v6(s.local) ? "" : " next hop address " + v6() + ";") << " };\n";
+      std::string channel = "import all; export where !(" + kept_out(s) + ");";
+      if (s.add_path) channel += " add paths on;";
+      const std::string own4 = s.ipv6_next_hops ? " extended next hop on;"
+                               : is_v6(s.local) ? " next hop address " + v4() + ";"
+                                                : "";
+      const std::string own6 = is_v6(s.local) ? "" : " next hop address " + v6() + ";";
+      if (s.ipv4) out << "  ipv4 { " << channel << own4 << " };\n";
+      if (s.ipv6) out << "  ipv6 { " << channel << own6 << " };\n";
       out << "}\n";
     }
   }
@@ -240,6 +252,12 @@ class BirdPeer final : public Peer {
                       ";\n  neighbor " + s.remote + " as " + std::to_string(s.remote_as) +
                       ";\n  graceful restart on; connect delay time 1; connect retry time 1; error wait time 1, 2;\n";
     if (!s.password.empty()) out += "  password \"" + s.password + "\";\n";
+    if (s.client) out += "  rr client;\n";
+    if (s.restart_time) out += "  graceful restart time " + std::to_string(*s.restart_time) + ";\n";
+    if (s.long_lived)
+      out += *s.long_lived == 0
+                 ? "  long lived graceful restart off;\n"
+                 : "  long lived graceful restart on; long lived stale time " + std::to_string(*s.long_lived) + ";\n";
     if (s.ttl_security)
       out += "  ttl security on;\n";
     else if (s.local_as != s.remote_as)

@@ -87,8 +87,8 @@ class FrrPeer final : public Peer {
     return true;
   }
 
-  Table table() override {
-    Table out;
+  std::vector<Learned> learned() override {
+    std::vector<Learned> out;
     for (const char* which : {"ipv4", "ipv6"}) {
       const auto text = ns_.try_run(vtysh() + " -c 'show bgp " + which + " unicast json detail' 2>/dev/null").text;
       boost::system::error_code failed;
@@ -119,6 +119,12 @@ class FrrPeer final : public Peer {
     return r;
   }
 
+  /// It gives others' routes a MED, too.
+  Row reflected(Row row, bool own) const override {
+    if (!row.med) row.med = 0;
+    return Peer::reflected(std::move(row), own);
+  }
+
   std::string explain() override {
     return ns_.try_run(vtysh() + " -c 'show bgp summary' -c 'show bgp neighbors'").text + logs();
   }
@@ -143,10 +149,10 @@ class FrrPeer final : public Peer {
   }
   std::string vtysh() const { return "vtysh --vty_socket " + folder_.string(); }
 
-  static void add(Table& out, const std::string& prefix, const json::object& p) {
+  static void add(std::vector<Learned>& out, const std::string& prefix, const json::object& p) {
     const auto* best = p.if_contains("bestpath");
     const auto* peer = p.if_contains("peer");
-    if (best == nullptr || !best->is_object() || !best->as_object().contains("overall") || peer == nullptr) return;
+    if (peer == nullptr) return;
     if (peer->at("peerId").as_string() == "(unspec)" || peer->at("peerId").as_string() == "0.0.0.0" ||
         peer->at("peerId").as_string() == "::")
       return;  // its own
@@ -168,7 +174,8 @@ class FrrPeer final : public Peer {
     if (const auto* v = p.if_contains("clusterList"))
       for (const auto& c : v->at("list").as_array())
         r.clusters += (r.clusters.empty() ? "" : " ") + std::string(c.as_string());
-    out[prefix] = std::move(r);
+    const bool wins = best != nullptr && best->is_object() && best->as_object().contains("overall");
+    out.push_back({prefix, std::move(r), wins});
   }
 
   /// The lines of a route map; the same lines make the same map.
@@ -227,11 +234,17 @@ class FrrPeer final : public Peer {
         out += n + "ttl-security hops 1\n";
       else if (s.remote_as != s.local_as)
         out += n + "ebgp-multihop 2\n";
+      if (s.ipv6_next_hops) out += n + "capability extended-nexthop\n";
     }
     for (bool six : {false, true}) {
       out += family(six);
-      for (const auto& s : sessions)
-        if (six ? s.ipv6 : s.ipv4) out += "  neighbor " + s.remote + " activate\n";
+      for (const auto& s : sessions) {
+        if (six ? !s.ipv6 : !s.ipv4) continue;
+        const auto n = "  neighbor " + s.remote + " ";
+        out += n + "activate\n";
+        if (s.client) out += n + "route-reflector-client\n";
+        if (s.add_path) out += n + "addpath-tx-all-paths\n";
+      }
       out += networks(six) + " exit-address-family\n";
     }
     return out;

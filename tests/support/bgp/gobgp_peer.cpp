@@ -50,7 +50,7 @@ class GobgpPeer final : public Peer {
   using Peer::Peer;
 
   const Traits& traits() const override {
-    static const Traits kTraits{};
+    static const Traits kTraits{.own_routes_win = false};
     return kTraits;
   }
 
@@ -90,8 +90,6 @@ class GobgpPeer final : public Peer {
   /// `softresetin` looks at what it kept once more.
   bool refresh() override { return false; }
 
-  Table table() override { return rib(false); }
-
   bool established(const std::string& session) override {
     for (const auto& s : sessions) {
       if (s.name != session) continue;
@@ -101,11 +99,20 @@ class GobgpPeer final : public Peer {
     return false;
   }
 
+  /// Its own routes pass for reflected ones.
+  Row reflected(Row row, bool own) const override {
+    if (own) row.originator = v4();
+    return Peer::reflected(std::move(row), false);
+  }
+
   std::string explain() override {
     std::string out = tool("neighbor").text;
     for (const auto& s : sessions) out += tool("neighbor " + s.remote).text;
     return out + logs();
   }
+
+ protected:
+  std::vector<Learned> learned() override { return rib(false); }
 
  private:
   Output tool(const std::string& arguments) const { return ns_.try_run("gobgp " + arguments); }
@@ -114,9 +121,9 @@ class GobgpPeer final : public Peer {
     if (o.status != 0) throw std::runtime_error("gobgp " + arguments + ": " + o.text);
   }
 
-  /// Winners learned, or the routes of its own.
-  Table rib(bool own) const {
-    Table out;
+  /// What it learned, or the routes of its own.
+  std::vector<Learned> rib(bool own) const {
+    std::vector<Learned> out;
     for (const char* which : {"ipv4", "ipv6"}) {
       boost::system::error_code failed;
       const auto all = json::parse(tool(std::string("global rib -j -a ") + which).text, failed);
@@ -124,9 +131,8 @@ class GobgpPeer final : public Peer {
       for (const auto& [prefix, paths] : all.as_object())
         for (const auto& p : paths.as_array()) {
           const auto& path = p.as_object();
-          const bool learned = path.contains("neighbor-ip");
-          if (own ? !learned : learned && path.contains("best") && path.at("best").as_bool())
-            out[std::string(prefix)] = row(path);
+          if (own == path.contains("neighbor-ip")) continue;
+          out.push_back({std::string(prefix), row(path), path.contains("best") && path.at("best").as_bool()});
         }
     }
     return out;
@@ -194,7 +200,8 @@ class GobgpPeer final : public Peer {
   /// All routes, whatever of them the tool drops on the way (`mrt inject` of 3.10 loses some).
   void inject() {
     const auto done = eventually("gobgpd's own routes", [&] {
-      const auto there = rib(true);
+      Table there;
+      for (auto& p : rib(true)) there.insert_or_assign(p.prefix, std::move(p.row));
       std::vector<Announcement> missing;
       for (const auto& a : routes) {
         auto wanted = *Peer::sent(a, false);
@@ -227,7 +234,7 @@ class GobgpPeer final : public Peer {
     std::string last;
     for (const auto& a : some) {
       const bool six = is_v6(a.prefix);
-      const auto attributes = encode(a, six);
+      const auto attributes = encode(a);
       Bytes body;
       body.number(sequence++, 4).raw(nlri(a.prefix));
       body.number(1, 2).number(0, 2).number(0, 4).number(attributes.size(), 2).raw(attributes);
@@ -244,7 +251,8 @@ class GobgpPeer final : public Peer {
     const auto bits = std::stoul(prefix.substr(slash + 1));
     return Bytes{}.number(bits, 1).raw(address(prefix.substr(0, slash)).substr(0, (bits + 7) / 8)).data;
   }
-  std::string encode(const Announcement& a, bool six) const {
+  std::string encode(const Announcement& a) const {
+    const auto hop = next_hop(a.prefix);
     Bytes out;
     out.attribute(0x40, 1, std::string(1, '\0'));
     Bytes as_path;
@@ -252,7 +260,7 @@ class GobgpPeer final : public Peer {
     if (!ases.empty()) as_path.number(2, 1).number(ases.size(), 1);
     for (const auto& as : ases) as_path.number(std::stoul(as), 4);
     out.attribute(0x40, 2, as_path.data);
-    if (!six) out.attribute(0x40, 3, address(v4()));
+    if (!is_v6(hop)) out.attribute(0x40, 3, address(hop));
     if (a.med) out.attribute(0x80, 4, Bytes{}.number(*a.med, 4).data);
     if (a.local_pref) out.attribute(0x40, 5, Bytes{}.number(*a.local_pref, 4).data);
     Bytes list;
@@ -260,10 +268,16 @@ class GobgpPeer final : public Peer {
       list.number(std::stoul(parts(c).at(0)), 2).number(std::stoul(parts(c).at(1)), 2);
     if (!a.communities.empty()) out.attribute(0xc0, 8, list.data);
     // The whole attribute, not the short form of RFC 6396 4.3.4, which it does not read.
-    if (six)
-      out.attribute(
-          0x80, 14,
-          Bytes{}.number(2, 2).number(1, 1).number(16, 1).raw(address(v6())).number(0, 1).raw(nlri(a.prefix)).data);
+    if (is_v6(hop))
+      out.attribute(0x80, 14,
+                    Bytes{}
+                        .number(is_v6(a.prefix) ? 2 : 1, 2)
+                        .number(1, 1)
+                        .number(16, 1)
+                        .raw(address(hop))
+                        .number(0, 1)
+                        .raw(nlri(a.prefix))
+                        .data);
     list = {};
     for (const auto& c : a.ext_communities)
       list.number(parts(c).at(0) == "rt" ? 2 : 3, 2)
@@ -289,6 +303,12 @@ class GobgpPeer final : public Peer {
         out += "  [neighbors.ttl-security.config]\n    enabled = true\n    ttl-min = 255\n";
       else if (s.remote_as != s.local_as)
         out += "  [neighbors.ebgp-multihop.config]\n    enabled = true\n    multihop-ttl = 2\n";
+      if (s.client)
+        out +=
+            "  [neighbors.route-reflector.config]\n    route-reflector-client = true\n"
+            "    route-reflector-cluster-id = \"" +
+            v4() + "\"\n";
+      if (s.add_path) out += "  [neighbors.add-paths.config]\n    receive = true\n    send-max = 8\n";
       out +=
           "  [neighbors.timers.config]\n    connect-retry = 1\n    idle-hold-time-after-reset = 1\n"
           "  [neighbors.graceful-restart.config]\n    enabled = true\n    restart-time = 120\n    deferral-time = 30\n";

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 
 namespace calico::test {
@@ -50,6 +51,33 @@ std::string difference(const Table& got, const Table& wanted) {
   return out.str();
 }
 
+std::string difference(const Paths& got, const Paths& wanted) {
+  // Each path becomes a row of its own: those on both sides meet, what is left of a prefix is compared in order.
+  Table one_got, one_wanted;
+  std::set<std::string> prefixes;
+  for (const auto* all : {&got, &wanted})
+    for (const auto& [prefix, rows] : *all) prefixes.insert(prefix);
+  const auto rows_of = [](const Paths& all, const std::string& prefix) {
+    const auto at = all.find(prefix);
+    return at == all.end() ? std::multiset<Row>() : at->second;
+  };
+  for (const auto& prefix : prefixes) {
+    const auto a = rows_of(got, prefix), b = rows_of(wanted, prefix);
+    std::vector<Row> same, only_a, only_b;
+    std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(same));
+    std::set_difference(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(only_a));
+    std::set_difference(b.begin(), b.end(), a.begin(), a.end(), std::back_inserter(only_b));
+    const auto put = [&](Table& to, const std::vector<Row>& rows, const std::string& kind) {
+      for (std::size_t i = 0; i < rows.size(); ++i) to.emplace(prefix + " " + kind + std::to_string(i + 1), rows[i]);
+    };
+    put(one_got, same, "path ");
+    put(one_wanted, same, "path ");
+    put(one_got, only_a, "other path ");
+    put(one_wanted, only_b, "other path ");
+  }
+  return difference(one_got, one_wanted);
+}
+
 std::string to_string(DaemonKind kind) {
   switch (kind) {
     case DaemonKind::ours:
@@ -77,9 +105,26 @@ void Peer::kill(int signal) {
   processes_.clear();
 }
 
+Table Peer::table() {
+  Table out;
+  for (auto& p : learned())
+    if (p.best) out.insert_or_assign(p.prefix, std::move(p.row));
+  return out;
+}
+
+Paths Peer::paths() {
+  Paths out;
+  for (auto& p : learned()) out[p.prefix].insert(std::move(p.row));
+  return out;
+}
+
+std::string Peer::next_hop(const std::string& prefix) const {
+  return is_v6(prefix) || (!sessions.empty() && sessions.front().ipv6_next_hops) ? v6() : v4();
+}
+
 std::optional<Row> Peer::sent(const Announcement& a, bool /*to_foreign_as*/) const {
   Row r;
-  r.next_hop = is_v6(a.prefix) ? v6() : v4();
+  r.next_hop = next_hop(a.prefix);
   r.as_path = a.as_path;
   r.local_pref = a.local_pref.value_or(100);
   r.med = a.med;
@@ -87,6 +132,11 @@ std::optional<Row> Peer::sent(const Announcement& a, bool /*to_foreign_as*/) con
   r.ext_communities = a.ext_communities;
   r.large_communities = a.large_communities;
   return r;
+}
+
+Row Peer::reflected(Row row, bool own) const {
+  if (!own) row.clusters = v4();
+  return row;
 }
 
 std::string Peer::logs() const {
@@ -136,8 +186,11 @@ void OurPeer::start(bool /*restarted: it knows by its marker*/) {
   fs::create_directories(path("state"));
   processes_.clear();
   announce(routes);
-  std::string args = "id=" + v4() + " listen=" + v4() + " listen=" + v6() + " nh4=" + v4() + " nh6=" + v6() +
-                     " ctl=" + path("ctl") + " state=" + path("state") + " routes_file=" + path("routes");
+  std::string args = "id=" + v4() + " listen=" + v4() + " listen=" + v6() + " nh6=" + v6() + " ctl=" + path("ctl") +
+                     " state=" + path("state") + " routes_file=" + path("routes");
+  // With an address for IPv4 routes there is no reason to say an IPv6 one.
+  if (std::none_of(sessions.begin(), sessions.end(), [](const Session& s) { return s.ipv6_next_hops; }))
+    args += " nh4=" + v4();
   if (!sessions.empty()) args += " as=" + std::to_string(sessions.front().local_as);
   for (const auto& s : sessions) {
     args += " peer=" + s.name + "," + s.remote + ",source=" + s.local;
@@ -146,6 +199,9 @@ void OurPeer::start(bool /*restarted: it knows by its marker*/) {
     if (!s.ipv6) args += ",noipv6";
     if (!s.password.empty()) args += ",password=" + s.password;
     if (s.ttl_security) args += ",ttlsec";
+    if (s.client) args += ",client";
+    if (s.add_path) args += ",addpath";
+    if (s.ipv6_next_hops) args += ",nh6for4";
     if (!s.ours.empty()) args += "," + s.ours;
   }
   spawn("speaker", CALICO_BINARY_DIR "/tests/bgp-speaker " + args + " " + options);
@@ -155,7 +211,7 @@ std::string OurPeer::birdc(const std::string& command) {
   return ns_.try_run(CALICO_BINARY_DIR "/tests/bgp-speaker birdc -s " + path("ctl") + " " + command).text;
 }
 
-Table OurPeer::table() {
+std::vector<Learned> OurPeer::learned() {
   std::set<std::string> names;
   for (const auto& s : sessions) names.insert(s.name);
   return parse_bird_table(birdc("show route all"), names);

@@ -10,10 +10,12 @@
 ///   d.start();
 ///   ASSERT_TRUE(eventually("session", [&] { return d.established("rr1"); })) << lab.explain();
 ///   EXPECT_EQ(d.table(), wanted);                         // winners learned by BGP, every attribute
+///   EXPECT_EQ(d.paths(), wanted_paths);                   // the same of every path (RFC 7911)
 ///
 /// A new capability is a flag in Traits (the daemon has it), a member of Session (ask for it) and a line in each class.
 /// Owns: namespaces, processes (killed by pid), a folder of its own. Errors: exceptions with the tool's output; a
 /// daemon that is not installed: missing() says which package.
+#include <compare>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -36,12 +38,21 @@ struct Row {
   std::optional<std::uint32_t> local_pref, med;
   std::set<std::string> communities, ext_communities, large_communities;  ///< "64512:1", "rt:64512:1", "64512:1:2"
   std::string originator, clusters;
-  bool operator==(const Row&) const = default;
+  auto operator<=>(const Row&) const = default;
 };
 std::ostream& operator<<(std::ostream& o, const Row& r);
 using Table = std::map<std::string, Row>;
+/// Several ways of one prefix, equal ones counted.
+using Paths = std::map<std::string, std::multiset<Row>>;
 /// What is missing, extra or different, a line each (at most 20), then "same" counts. For failure messages.
 std::string difference(const Table& got, const Table& wanted);
+std::string difference(const Paths& got, const Paths& wanted);
+/// A path that a speaker holds.
+struct Learned {
+  std::string prefix;
+  Row row;
+  bool best = false;
+};
 
 struct Announcement {
   std::string prefix;
@@ -57,7 +68,13 @@ struct Session {
   std::string password = {};
   bool ttl_security = false;
   bool extended_messages = false;  ///< offered where it is an option
-  std::string ours = {};           ///< our speaker only: more options of `peer=`, "client,import,export"
+  bool client = false;             ///< whoever is at the other end gets what others say: this side is a reflector
+  bool add_path = false;           ///< several paths of a prefix, both ways (RFC 7911)
+  bool ipv6_next_hops = false;     ///< of IPv4 routes (RFC 8950); `local` is IPv6 then
+  /// Seconds that the routes live on after a loss, and then as the last choice (RFC 9494; 0: not understood). BIRD 2
+  /// only; ours has options.
+  std::optional<int> restart_time = {}, long_lived = {};
+  std::string ours = {};  ///< our speaker only: more options of `peer=`, "import,export"
 };
 
 enum class DaemonKind { ours, bird2, bird1, frr, gobgp };
@@ -73,6 +90,8 @@ struct Traits {
   /// Sets of attributes it can be configured with in one go; more is slow or impossible.
   std::size_t attribute_sets = 5000;
   bool shows_long_lists = true;  ///< false: prints the beginning of a thousand communities only
+  bool ipv6_next_hops = true;    ///< RFC 8950
+  bool own_routes_win = true;    ///< over what it learns, whatever the LOCAL_PREF
 };
 
 class Peer {
@@ -94,12 +113,15 @@ class Peer {
   virtual void announce(std::vector<Announcement> all) = 0;
   /// Asks its peers for everything again (RFC 2918); false: it has no way to.
   virtual bool refresh() = 0;
-  /// Winners learned by BGP.
-  virtual Table table() = 0;
+  /// What it learned by BGP: the winners, and every path.
+  Table table();
+  Paths paths();
   virtual bool established(const std::string& session) = 0;
   /// How a route looks when it has left the daemon for a peer of its own or of a foreign AS (own AS not yet in front);
   /// nullopt: it does not leave.
   virtual std::optional<Row> sent(const Announcement& a, bool to_foreign_as) const;
+  /// What a reflector of this kind makes of the route that it passes inside the AS, `own` or another's.
+  virtual Row reflected(Row row, bool own) const;
   /// Sessions and the ends of the logs.
   virtual std::string explain() = 0;
 
@@ -109,6 +131,9 @@ class Peer {
   std::string v6() const { return "fd66::" + std::to_string(node_); }
 
  protected:
+  virtual std::vector<Learned> learned() = 0;
+  /// Of its own routes, on the sessions it has.
+  std::string next_hop(const std::string& prefix) const;
   std::string path(const std::string& what) const { return (folder_ / what).string(); }
   std::string logs() const;
   /// Starts a process; its output goes to `<name>.log`.
@@ -129,7 +154,6 @@ class OurPeer : public Peer {
   void start(bool restarted = false) override;
   void announce(std::vector<Announcement> all) override;
   bool refresh() override { return false; }
-  Table table() override;
   bool established(const std::string& session) override;
   std::string explain() override;
   /// Routes sent on a session since it came up, repetitions included.
@@ -138,10 +162,13 @@ class OurPeer : public Peer {
   /// What the neighbour of a session said it can ("Enhanced refresh", "Extended message", …), one a line.
   std::string neighbor_capabilities(const std::string& session);
   void signal(int sig) { ::kill(processes_.at("speaker").pid(), sig); }
+
+ protected:
+  std::vector<Learned> learned() override;
 };
 
-/// Whole tables in BIRD's text, of BIRD 1.6, BIRD 2 and ours; routes of these protocols only, winners only.
-Table parse_bird_table(const std::string& text, const std::set<std::string>& protocols);
+/// Whole tables in BIRD's text, of BIRD 1.6, BIRD 2 and ours; routes of these protocols only.
+std::vector<Learned> parse_bird_table(const std::string& text, const std::set<std::string>& protocols);
 
 /// One bridge, a namespace for each speaker.
 class PeerLab {
