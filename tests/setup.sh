@@ -9,7 +9,7 @@ demo_packages="iproute2 dnsmasq-base dhcpcd-base procps"
 # Real peers and tools the tests compare with.
 # clang and its run-time library: libFuzzer.
 test_packages="clang libclang-rt-14-dev bird2 frr gobgpd etcd-server etcd-client python3-etcd3gw python3-grpcio nftables iputils-ping
-  iputils-arping tcpdump openssl git"
+  iputils-arping tcpdump openssl git curl"
 
 say() { printf '== %s %s\n' "$(date +%T)" "$*"; }
 

@@ -39,7 +39,9 @@ constexpr Param kCore[] = {
      .help = "This node's certificate.",
      .felix_name = "EtcdCertFile"},
     {.name = "datastore.key_file", .type = Type::secret_file, .help = "Its key.", .felix_name = "EtcdKeyFile"},
-    {.name = "datastore.username", .help = "etcd user; certificates need none."},
+    {.name = "datastore.username",
+     .help =
+         "Our user at an etcd with authentication, which knows nobody by a certificate; the embedded datastore does."},
     {.name = "datastore.password_file", .type = Type::secret_file, .help = "Its password, first line of the file."},
     {.name = "datastore.insecure",
      .type = Type::boolean,

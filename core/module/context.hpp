@@ -1,6 +1,7 @@
 #pragma once
 /// All that a module may reach: no globals, so that a test builds a module with a Context of fakes. The real one is
 /// made in core/node; everything returned by reference outlives the module.
+#include <boost/asio/awaitable.hpp>
 #include <functional>
 #include <map>
 #include <memory>
@@ -36,6 +37,10 @@ struct ControlReply {
 };
 /// Runs on the control thread, one at a time; may wait for a loop (Loop::call) but not for the network beyond 10 s.
 using ControlHandler = std::function<ControlReply(const ControlRequest&)>;
+/// Sends whole lines; false when nobody listens any more.
+using ControlWrite = std::function<boost::asio::awaitable<bool>(std::string)>;
+/// Lines for as long as somebody listens; on the control loop, which it must not block. Canceled when he goes.
+using ControlStream = std::function<boost::asio::awaitable<void>(ControlRequest, ControlWrite)>;
 
 /// The operator's socket `<run_dir>/control.ctl` (mode 0600): HTTP over a unix socket, JSON answers.
 class Control {
@@ -43,6 +48,7 @@ class Control {
   virtual ~Control() = default;
   /// `route` is "GET /felix/endpoints". Handlers stay until the process ends; register before start() returns.
   virtual void handle(std::string route, ControlHandler handler) = 0;
+  virtual void stream(std::string /*route*/, ControlStream /*handler*/) {}
 };
 
 /// Thread: any, except where said.

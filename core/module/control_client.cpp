@@ -38,4 +38,50 @@ Result<ControlReply> control_call(const std::string& run_dir, const std::string&
   return ControlReply{static_cast<int>((*answer)->status), std::move((*answer)->body)};
 }
 
+Status control_lines(const std::string& run_dir, const std::string& target,
+                     const std::function<bool(const std::string&)>& on_line) {
+  constexpr auto kPatience = std::chrono::hours(24 * 365);
+  boost::asio::io_context io(1);
+  http::ClientOptions options;
+  http::Endpoint at;
+  at.unix_path = run_dir + "/control.ctl";
+  options.endpoints.push_back(at);
+  auto client = http::Client::create(io.get_executor(), options);
+  if (!client) return tl::unexpected(client.error());
+  Status out;
+  std::exception_ptr thrown;
+  boost::asio::co_spawn(
+      io,
+      [&]() -> http::awaitable<void> {
+        http::ClientRequest request;
+        request.target = target;
+        auto lines = co_await (*client)->open(std::move(request));
+        if (!lines) {
+          out = fail(lines.error().code, "no calico-node answers at {}: {}", at.unix_path, lines.error().what);
+          co_return;
+        }
+        if ((*lines)->head().status != 200) {
+          auto body = co_await (*lines)->read_all(std::chrono::seconds(10));
+          out = fail(Errc::unsupported, "{}", body ? *body : body.error().what);
+          co_return;
+        }
+        for (;;) {
+          auto line = co_await (*lines)->read_line(kPatience);
+          if (!line) {
+            if (line.error().code != Errc::closed) out = tl::unexpected(line.error());
+            break;
+          }
+          if (!line->empty() && !on_line(*line)) break;
+        }
+        (*lines)->close();
+      },
+      [&](std::exception_ptr e) {
+        thrown = e;
+        (*client)->close();
+      });
+  io.run();
+  if (thrown) return fail(Errc::internal, "{}: the stream was lost", at.to_string());
+  return out;
+}
+
 }  // namespace calico::module

@@ -20,22 +20,42 @@ struct ControlServer::Impl {
   std::unique_ptr<http::Server> server;
   std::mutex mutex;
   std::map<std::string, ControlHandler> handlers;
+  std::map<std::string, ControlStream> streams;
+
+  static ControlRequest control_request(const http::Request& request) {
+    ControlRequest in{.path = request.path, .query = {}, .body = request.body};
+    for (const auto& [key, value] : request.query) in.query.try_emplace(key, value);
+    return in;
+  }
 
   http::Response answer(const http::Request& request) {
     ControlHandler handler;
     {
       std::lock_guard lock(mutex);
+      if (const auto s = streams.find(request.method + " " + request.path); s != streams.end()) {
+        http::Response lines;
+        lines.headers.set("Content-Type", "application/json");
+        lines.stream = [stream = s->second,
+                        in = control_request(request)](std::shared_ptr<http::ResponseStream> out) -> awaitable<void> {
+          ControlWrite write = [out](std::string text) -> awaitable<bool> {
+            auto written = co_await out->write(std::move(text));
+            co_return written.has_value();
+          };
+          co_await stream(in, write);
+        };
+        return lines;
+      }
       const auto it = handlers.find(request.method + " " + request.path);
       if (it == handlers.end()) {
         std::string known;
         for (const auto& [route, h] : handlers) known += (known.empty() ? "" : ", ") + route;
+        for (const auto& [route, h] : streams) known += ", " + route;
         return http::Response::json(404,
                                     error_json("no " + request.method + " " + request.path + "; there is: " + known));
       }
       handler = it->second;
     }
-    ControlRequest in{.path = request.path, .query = {}, .body = request.body};
-    for (const auto& [key, value] : request.query) in.query.try_emplace(key, value);
+    const auto in = control_request(request);
     try {
       auto reply = handler(in);
       return http::Response::json(static_cast<unsigned>(reply.status), std::move(reply.json));
@@ -51,6 +71,11 @@ ControlServer::~ControlServer() { stop(); }
 void ControlServer::handle(std::string route, ControlHandler handler) {
   std::lock_guard lock(impl_->mutex);
   impl_->handlers[std::move(route)] = std::move(handler);
+}
+
+void ControlServer::stream(std::string route, ControlStream handler) {
+  std::lock_guard lock(impl_->mutex);
+  impl_->streams[std::move(route)] = std::move(handler);
 }
 
 Status ControlServer::listen(const std::string& socket_path) {

@@ -17,6 +17,7 @@ class ControlServer final : public Control {
   [[nodiscard]] Status listen(const std::string& socket_path);
   void stop();
   void handle(std::string route, ControlHandler handler) override;
+  void stream(std::string route, ControlStream handler) override;
 
  private:
   struct Impl;

@@ -15,12 +15,15 @@ namespace json = boost::json;
 constexpr const char* kStoreUsage =
     "usage: calico-node store status [--json]\n"
     "       calico-node store get KEY [--prefix] [--local] [--json]\n"
+    "       calico-node store watch [KEY] [--prefix] [--json]\n"
     "       calico-node store accept [--json]\n"
     "  status     state of this node's mirror and of what it reports; exit 1 unless in sync\n"
     "  get        a key's value, or with --prefix every key below it and its value; --local: this node's mirror\n"
     "             instead of the datastore\n"
+    "  watch      changes of a key, or with --prefix of all below it (default: all of /calico/), a line each, until\n"
+    "             interrupted: REVISION put KEY VALUE, REVISION delete KEY\n"
     "  accept     take the datastore as it is after `refusing mass removal`\n"
-    "  not built yet: watch, save, restore, move\n";
+    "  not built yet: save, restore, move\n";
 constexpr const char* kNodeUsage =
     "usage: calico-node node list [--json]\n"
     "       calico-node node drain NAME [--off] [--json]\n"
@@ -161,6 +164,35 @@ int store_get(const Asked& a) {
   return 0;
 }
 
+int store_watch(const Asked& a) {
+  const auto key = a.words.size() > 1 ? a.words[1] : std::string();
+  const auto target =
+      fmt::format("/store/watch?key={}{}", http::percent_encode(key), a.prefix || key.empty() ? "&prefix=yes" : "");
+  std::string last_error;
+  const auto print = [&](const std::string& line) {
+    boost::system::error_code ec;
+    const auto v = json::parse(line, ec);
+    if (!at(v, "error").is_null()) last_error = text_of(at(v, "error"));
+    if (a.json) {
+      fmt::print("{}\n", line);
+    } else if (const auto type = text_of(at(v, "type")); type == "put" || type == "delete") {
+      fmt::print("{} {} {}{}\n", text_of(at(v, "revision")), type, text_of(at(v, "key")),
+                 type == "put" ? " " + text_of(at(v, "value")) : std::string());
+    } else if (!at(v, "watching").is_null()) {
+      fmt::print(stderr, "watching {} from revision {} on\n", text_of(at(v, "watching")), text_of(at(v, "revision")));
+    } else if (!at(v, "lost").is_null()) {
+      fmt::print(stderr, "calico-node store watch: {}; waiting for it\n", text_of(at(v, "lost")));
+    }
+    // Whoever reads through a pipe wants it now, and a pipe nobody reads any more ends us.
+    return std::fflush(stdout) == 0;
+  };
+  auto ended = module::control_lines(run_dir_of(a), target, print);
+  if (!ended) last_error = ended.error().what;
+  if (last_error.empty()) return 0;
+  fmt::print(stderr, "calico-node store watch: {}\n", last_error);
+  return 3;
+}
+
 int store_accept(const Asked& a) {
   json::value v;
   if (const int code = ask(a, "store accept", "POST", "/store/accept", &v); code != 0) return code;
@@ -212,6 +244,7 @@ struct Verb {
   const char* name;
   std::size_t words;
   int (*run)(const Asked&);
+  std::size_t optional = 0;  ///< one more word is allowed
 };
 
 int run_verb(const char* command, const Invocation& in, const char* usage, std::initializer_list<Verb> verbs,
@@ -225,8 +258,11 @@ int run_verb(const char* command, const Invocation& in, const char* usage, std::
   if (asked->words.empty()) return usage_error(command, "what?");
   for (const auto& v : verbs) {
     if (asked->words[0] != v.name) continue;
-    if (asked->words.size() != v.words)
-      return usage_error(command, fmt::format("{} takes {} argument{}", v.name, v.words - 1, v.words == 2 ? "" : "s"));
+    if (asked->words.size() != v.words && asked->words.size() != v.words + v.optional) {
+      const auto most = v.words - 1 + v.optional;
+      return usage_error(command, fmt::format("{} takes {}{} argument{}", v.name, v.optional ? "at most " : "", most,
+                                              most == 1 ? "" : "s"));
+    }
     return v.run(*asked);
   }
   for (const auto name : later)
@@ -237,9 +273,10 @@ int run_verb(const char* command, const Invocation& in, const char* usage, std::
 }  // namespace
 
 int store_main(const Invocation& in) {
-  return run_verb("store", in, kStoreUsage,
-                  {{"status", 1, store_status}, {"get", 2, store_get}, {"accept", 1, store_accept}},
-                  {"watch", "save", "restore", "move"});
+  return run_verb(
+      "store", in, kStoreUsage,
+      {{"status", 1, store_status}, {"get", 2, store_get}, {"watch", 1, store_watch, 1}, {"accept", 1, store_accept}},
+      {"save", "restore", "move"});
 }
 
 int node_main(const Invocation& in) {

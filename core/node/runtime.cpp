@@ -152,7 +152,8 @@ class Runtime final : public module::Context {
     // The embedded datastore is the authority: no second copy of it on the same disk.
     // A controller has the API's rows in state.db: a mirror that is set aside when damaged must not take them along.
     if (!datastore_->kv()) options.mirror_file = state_dir() + (has_role("controller") ? "/mirror.db" : "/state.db");
-    if (has_role("controller")) options.extra_prefixes = {model::felix_hosts_prefix(region)};
+    // Only our own API wants the agents' reports; a watch more on a remote datastore would be its third.
+    if (datastore_->kv()) options.extra_prefixes = {model::felix_hosts_prefix(region)};
     auto service = sync::Service::open(std::move(options));
     if (!service) return wrap(service.error(), "sync");
     sync_ = std::move(*service);

@@ -9,6 +9,7 @@
 #include "core/loop/task_group.hpp"
 #include "core/model/keys.hpp"
 #include "core/model/resources.hpp"
+#include "core/node/store_watch.hpp"
 
 namespace calico::node {
 namespace {
@@ -293,6 +294,7 @@ StoreControl::StoreControl(sync::Service& service, std::string region, module::C
   control.handle("GET /store/status", [i](const ControlRequest& r) { return i->status(r); });
   control.handle("GET /store/get", [i](const ControlRequest& r) { return i->get(r); });
   control.handle("POST /store/accept", [i](const ControlRequest& r) { return i->accept(r); });
+  control.stream("GET /store/watch", watch_store(service.datastore()));
   control.handle("GET /node/list", [i](const ControlRequest& r) { return i->list(r); });
   control.handle("POST /node/drain", [i](const ControlRequest& r) { return i->drain(r); });
   control.handle("POST /node/delete", [i](const ControlRequest& r) { return i->remove(r); });

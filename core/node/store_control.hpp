@@ -3,6 +3,7 @@
 ///
 ///   GET  /store/status            state of sync, mirror, reports
 ///   GET  /store/get?key=K[&prefix=yes][&local=yes]   from the datastore, or from this node's mirror of it
+///   GET  /store/watch             changes as lines (store_watch.hpp)
 ///   POST /store/accept            take the datastore as it is, mass removal or not
 ///   GET  /node/list               Nodes with roles, addresses, and whether their agent's status is alive
 ///   POST /node/drain?name=N[&off=yes]   its routes become everybody's last choice (RFC 8326), or as before

@@ -156,6 +156,7 @@ struct ServerStatus {
   std::uint64_t cluster_id = 0;
   std::uint64_t member_id = 0;
   Revision revision = 0;
+  std::int64_t raft_index = 0;  ///< entries of the log applied; every revision is one. 0 = not said
   std::string version;
   std::string endpoint;  ///< which one answered; empty = in process
 };

@@ -319,6 +319,13 @@ void Mirror::apply(std::size_t index, const std::vector<store::Event>& events, s
   impl_->tell(updates, false);
 }
 
+void Mirror::set_log_lead(std::int64_t lead) {
+  std::unique_lock lock(impl_->m_);
+  if (impl_->identity_.log_lead == lead) return;
+  impl_->identity_.log_lead = lead;
+  if (impl_->file_) impl_->file_->push(impl_->change_head());
+}
+
 void Mirror::set_phase(Phase phase, std::string reason) {
   std::unique_lock lock(impl_->m_);
   if (impl_->state_.phase == phase && impl_->state_.reason == reason) return;

@@ -30,7 +30,13 @@ struct Identity {
   std::string cluster_guid;
   store::Revision info_create_revision = 0;  ///< of clusterinformations/default
   bool ready = false;
-  bool operator==(const Identity&) const = default;
+  /// How far a real etcd's log was ahead of its revision when last seen; not part of who it is. Every revision is an
+  /// entry of the log, so it never falls, unless a backup was restored: the log begins anew, the revision does not.
+  std::optional<std::int64_t> log_lead;
+  bool operator==(const Identity& o) const {
+    return cluster_id == o.cluster_id && cluster_guid == o.cluster_guid &&
+           info_create_revision == o.info_create_revision && ready == o.ready;
+  }
 };
 
 class Mirror final : public View {
@@ -64,6 +70,7 @@ class Mirror final : public View {
   void replace(Content list, store::Revision revision, const Identity& identity);
   /// Events of prefix `index`, oldest first; keys outside it are ignored.
   void apply(std::size_t index, const std::vector<store::Event>& events, store::Revision revision);
+  void set_log_lead(std::int64_t lead);
   void set_phase(Phase phase, std::string reason);
   /// Waits until SQLite holds what memory holds, or could not be written. Any thread.
   void flush();

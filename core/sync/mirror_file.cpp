@@ -119,6 +119,7 @@ Result<MirrorFile::Loaded> MirrorFile::read() {
     if (name == "cluster_guid") out.identity.cluster_guid = q.text(1);
     if (name == "info_create_revision") out.identity.info_create_revision = number<store::Revision>(q.text(1));
     if (name == "ready") out.identity.ready = q.text(1) == "1";
+    if (name == "log_lead" && !q.text(1).empty()) out.identity.log_lead = number<std::int64_t>(q.text(1));
   }
   return out;
 }
@@ -147,7 +148,8 @@ Status MirrorFile::write(const MirrorChange& change) {
       {"cluster_id", fmt::format("{}", change.identity.cluster_id)},
       {"cluster_guid", change.identity.cluster_guid},
       {"info_create_revision", fmt::format("{}", change.identity.info_create_revision)},
-      {"ready", change.identity.ready ? "1" : "0"}};
+      {"ready", change.identity.ready ? "1" : "0"},
+      {"log_lead", change.identity.log_lead ? fmt::format("{}", *change.identity.log_lead) : std::string()}};
   for (const auto& [name, value] : meta)
     if (auto s = db_->run("INSERT INTO mirror_meta(name, value) VALUES(?1, ?2)"
                           " ON CONFLICT(name) DO UPDATE SET value = excluded.value",

@@ -15,6 +15,8 @@ using Clock = std::chrono::steady_clock;
 
 /// A session that ended sooner than this is not begun again at once, whatever the cause.
 constexpr auto kShortSession = std::chrono::seconds(2);
+/// Revision and log are read one after the other: entries in between make the lead a little too large, once.
+constexpr std::int64_t kLeadSlack = 64;
 
 }  // namespace
 
@@ -112,11 +114,10 @@ awaitable<void> Replicator::run() {
   auto wait = min;
   for (;;) {
     const auto began = Clock::now();
-    auto next = co_await session();
+    const auto next = co_await session();
     const bool lasted = Clock::now() - began > kShortSession;
-    if (next == Next::now && !lasted) next = Next::soon;
+    // Never at once: what ended this session ended those of all other nodes in the same moment.
     if (next != Next::backoff || lasted) wait = min;
-    if (next == Next::now) continue;
     const auto pause = jittered(wait);
     if (next == Next::backoff) wait = std::min(2 * wait, max);
     const bool slept = co_await sleep_for(pause);
@@ -124,12 +125,26 @@ awaitable<void> Replicator::run() {
   }
 }
 
+/// What shows at once that the datastore's past is not ours: a revision behind us (even if by the next look it has
+/// caught up with our number), or a log that has begun anew under a revision that has not, as a restored backup's does.
+void Replicator::look_for_another_past(const store::RangeResult& info, const store::ServerStatus& status) {
+  const auto identity = mirror_.identity();
+  log_lead_.reset();
+  // `info` was read through the cluster's leader; a status is one member's own, and a member may lag.
+  if (status.raft_index > 0 && status.revision >= info.revision) log_lead_ = status.raft_index - status.revision;
+  if (!identity.ready) return;
+  if (info.revision < mirror_.newest_revision()) went_back_ = force_list_ = true;
+  if (status.cluster_id == identity.cluster_id && log_lead_ && identity.log_lead &&
+      *log_lead_ + kLeadSlack < *identity.log_lead)
+    went_back_ = force_list_ = true;
+}
+
 /// Our last revision is part of this datastore's history: same cluster, same creation of the cluster's information, not
 /// behind us, and our newest key stood there then exactly as we have it. (A wiped etcd comes back with its cluster id,
 /// and a watch from a revision it has not reached is silent for ever.)
-awaitable<Result<bool>> Replicator::can_resume(store::ServerStatus status) {
+awaitable<Result<bool>> Replicator::can_resume(store::RangeResult info_result, std::uint64_t cluster_id) {
   const auto identity = mirror_.identity();
-  if (force_list_ || !identity.ready || status.cluster_id != identity.cluster_id) co_return false;
+  if (force_list_ || !identity.ready || cluster_id != identity.cluster_id) co_return false;
   const auto newest = mirror_.newest();
   if (!newest) co_return false;
   Revision at = 0;
@@ -137,17 +152,8 @@ awaitable<Result<bool>> Replicator::can_resume(store::ServerStatus status) {
     if (mirror_.revision(i) == 0) co_return false;
     if (newest->key.starts_with(mirror_.prefixes()[i])) at = mirror_.revision(i);
   }
-  const auto gone = [](const Error& e) { return e.code == Errc::unavailable || e.code == Errc::timeout; };
-
-  store::RangeRequest info_request;
-  info_request.key = std::string(model::kClusterInformation);
-  auto info_result = co_await ds_.range(std::move(info_request));
-  if (!info_result) {
-    if (gone(info_result.error())) co_return tl::unexpected(info_result.error());
-    co_return false;
-  }
-  if (info_result->kvs.size() != 1) co_return false;
-  const auto info = parse_cluster_info(info_result->kvs.front());
+  if (info_result.kvs.size() != 1) co_return false;
+  const auto info = parse_cluster_info(info_result.kvs.front());
   if (!info.ready || info.guid != identity.cluster_guid || info.create_revision != identity.info_create_revision)
     co_return false;
 
@@ -156,7 +162,8 @@ awaitable<Result<bool>> Replicator::can_resume(store::ServerStatus status) {
   newest_request.revision = at;
   auto then = co_await ds_.range(std::move(newest_request));
   if (!then) {  // compacted: the history we would need is gone
-    if (gone(then.error())) co_return tl::unexpected(then.error());
+    if (then.error().code == Errc::unavailable || then.error().code == Errc::timeout)
+      co_return tl::unexpected(then.error());
     co_return false;
   }
   co_return then->kvs.size() == 1 && then->kvs.front().mod_revision == newest->mod_revision &&
@@ -189,22 +196,27 @@ awaitable<Status> Replicator::list(Mirror::Content* out, Revision* revision) {
 }
 
 awaitable<Replicator::Next> Replicator::session() {
+  store::RangeRequest info_request;
+  info_request.key = std::string(model::kClusterInformation);
+  auto info_now = co_await ds_.range(std::move(info_request));
+  if (!info_now) co_return lost(info_now.error());
   auto status = co_await ds_.status();
   if (!status) co_return lost(status.error());
   counters_.server_version = status->version;
   counters_.server_endpoint = status->endpoint;
-  // Once behind us, it is not the history we know, even if by the next look it has caught up with our number.
-  if (mirror_.identity().ready && status->revision < mirror_.newest_revision()) went_back_ = force_list_ = true;
+  look_for_another_past(*info_now, *status);
+  const auto revision_now = info_now->revision;
 
-  auto resume = co_await can_resume(*status);
+  auto resume = co_await can_resume(std::move(*info_now), status->cluster_id);
   if (!resume) co_return lost(resume.error());
   if (*resume) {
     ++counters_.resumes;
     counters_.last_error.clear();
     refusing_ = false;
     if (!in_sync_) set_phase(Phase::resyncing, "last known state; catching up");
-    log::debug("sync.resume", "revision", mirror_.newest_revision(), "datastore", status->revision);
-    const auto next = co_await follow(status->revision);
+    if (log_lead_) mirror_.set_log_lead(*log_lead_);
+    log::debug("sync.resume", "revision", mirror_.newest_revision(), "datastore", revision_now);
+    const auto next = co_await follow(revision_now);
     co_return next;
   }
 
@@ -260,6 +272,9 @@ awaitable<Replicator::Next> Replicator::session() {
   identity.cluster_guid = info.guid;
   identity.info_create_revision = info.create_revision;
   identity.ready = true;
+  identity.log_lead = log_lead_;
+  if (!log_lead_ && !went_back_ && status->cluster_id == mirror_.identity().cluster_id)
+    identity.log_lead = mirror_.identity().log_lead;
   if (had && (identity != mirror_.identity() || went_back_)) ++epoch_;
   went_back_ = false;
   mirror_.replace(std::move(content), revision, identity);
@@ -280,8 +295,8 @@ awaitable<Replicator::Next> Replicator::wait_for_change(std::string prefix, Revi
       auto batch = co_await (*watch)->next();
       if (!batch || !batch->events.empty()) break;
     }
-    // A broken watch is looked into at once as well: the list says what is the matter.
-    const bool waited = co_await sleep_for(jittered(options_.timing.retry_min));
+    // A broken watch is looked into as well: the list says what is the matter. But a list is dear, so not at once.
+    const bool waited = co_await sleep_for(jittered(watch ? options_.timing.retry_min : options_.timing.retry_max));
     if (waited) accepted_.set();
   });
   co_await accepted_.wait_for(options_.timing.refused_relist);
@@ -353,7 +368,7 @@ awaitable<void> Replicator::follow_prefix(std::shared_ptr<Session> s, std::size_
         force_list_ = true;
         end(Next::soon);
       } else if (error.code == Errc::timeout) {
-        end(Next::now);  // silence is no news, but it must be verified: the next session asks, and resumes
+        end(Next::soon);  // silence is no news, but it must be verified: the next session asks, and resumes
       } else {
         end(lost(error));
       }
@@ -367,7 +382,7 @@ awaitable<void> Replicator::follow_prefix(std::shared_ptr<Session> s, std::size_
         continue;
       // Frozen, or another cluster: nothing of this batch is taken, the list decides.
       force_list_ = true;
-      end(Next::now);
+      end(Next::soon);
       co_return;
     }
     // While a watch catches up, etcd's header is ahead of the events it carries.

@@ -1,11 +1,11 @@
 #pragma once
 /// Keeps a Mirror equal to the datastore, and refuses to do damage with it.
 ///
-/// One session: ask for the datastore's identity; when it is the mirror's and our last revision is part of its history,
-/// resume the watches from there; else list everything at one revision and compare. A list counts only with
-/// `datastoreReady: true`. It is refused (Phase::refusing, mirror untouched) when the clusterGUID is another one, or
-/// when it would remove more than half, and more than kMassRemoval, of this node's endpoints; accept() takes it, and so
-/// does the return of the objects. After an error the session begins anew, with a growing, random wait.
+/// One session: ask for the datastore's identity; when it is the mirror's and our past is part of its history, resume
+/// the watches from there; else list everything at one revision and compare. A list counts only with `datastoreReady:
+/// true`. It is refused (Phase::refusing, mirror untouched) when the clusterGUID is another one, or when it would
+/// remove more than half, and more than kMassRemoval, of this node's endpoints; accept() takes it, and so does the
+/// return of the objects. After an error the session begins anew, with a growing, random wait.
 ///
 ///   Replicator r(*datastore, mirror, options, executor);
 ///   tasks.spawn("replicator", [&] { return r.run(); });
@@ -68,11 +68,12 @@ class Replicator {
   const Counters& counters() const { return counters_; }
 
  private:
-  enum class Next : std::uint8_t { now, soon, backoff };  // when the next session begins
+  enum class Next : std::uint8_t { soon, backoff };  // when the next session begins
   struct Session;
 
   boost::asio::awaitable<Next> session();
-  boost::asio::awaitable<Result<bool>> can_resume(store::ServerStatus status);
+  void look_for_another_past(const store::RangeResult& info, const store::ServerStatus& status);
+  boost::asio::awaitable<Result<bool>> can_resume(store::RangeResult info, std::uint64_t cluster_id);
   boost::asio::awaitable<Status> list(Mirror::Content* out, store::Revision* revision);
   boost::asio::awaitable<Next> wait_for_change(std::string prefix, store::Revision from);
   boost::asio::awaitable<Next> follow(store::Revision target);
@@ -91,7 +92,8 @@ class Replicator {
   std::string refused_guid_;                // of the list refused last
   bool refusing_ = false, accept_ = false;  // accept_: the next list of refused_guid_ passes
   bool force_list_ = false;
-  bool went_back_ = false;  // its revision was below ours since the last list taken
+  bool went_back_ = false;                // its revision or its log was behind ours since the last list taken
+  std::optional<std::int64_t> log_lead_;  // of this session's datastore
   bool in_sync_ = false;
   std::uint64_t epoch_ = 1;
   std::minstd_rand random_{std::random_device{}()};

@@ -403,10 +403,15 @@ void Reporter::lease_lost() {
 awaitable<void> Reporter::keep_lease() {
   const std::chrono::nanoseconds every = options_.timing.lease_keepalive;
   const std::chrono::nanoseconds retry = options_.timing.retry_max;
-  auto wait = every;
+  // Nodes that came back together must not ask together for ever after.
+  const auto next = [&] {
+    return std::chrono::nanoseconds(
+        std::uniform_int_distribution<std::int64_t>(every.count() / 10 * 9, every.count())(random_));
+  };
+  auto wait = next();
   for (;;) {
     const bool fresh = co_await lease_work_.wait_for(wait);
-    wait = every;
+    wait = next();
     const auto id = lease_;
     if (fresh || id == 0) continue;
     auto alive = co_await ds_.lease_keepalive(id);

@@ -31,9 +31,10 @@ struct EtcdOptions {
   http::TlsFiles tls;  ///< used for https endpoints
   std::string username;
   std::string password_file;                            ///< read at every log-in; its first line
-  Duration request_timeout = std::chrono::seconds(10);  ///< one call, failover included
+  Duration request_timeout = std::chrono::seconds(10);  ///< one call, failover and log-in included
   Duration watch_silence = std::chrono::seconds(30);
   std::int64_t page = 500;  ///< keys in one answer of a range without a limit
+  bool shuffle = true;      ///< each client tries the endpoints in an order of its own
 };
 
 class EtcdClient final : public Datastore {
@@ -57,6 +58,9 @@ class EtcdClient final : public Datastore {
   [[nodiscard]] awaitable<Status> lease_revoke(LeaseId id) override;
   [[nodiscard]] awaitable<Result<LeaseInfo>> lease_time_to_live(LeaseId id, bool keys) override;
   [[nodiscard]] awaitable<Result<std::unique_ptr<Watch>>> watch(WatchRequest request) override;
+
+  /// Requests sent since create(), log-ins and opened watches included. Any thread.
+  std::uint64_t requests() const;
 
  private:
   struct Impl;

@@ -420,6 +420,7 @@ Result<ServerStatus> decode_status(std::string_view body) {
     Fields f(o);
     ServerStatus s;
     s.version = f.string("version");
+    s.raft_index = f.number("raftAppliedIndex");
     const auto* header = f.object("header");
     if (!f.ok()) return f.fault();
     if (!header) return fail(Errc::invalid, "answer: status without a header (is this etcd?)");
@@ -512,6 +513,7 @@ Refusal refusal_of(int grpc_code, std::string_view message) {
       break;
     case kPermissionDenied:
       code = Errc::no_permission;
+      r.no_rights = true;
       break;
     case kUnauthenticated:
       code = Errc::no_permission;
@@ -542,6 +544,8 @@ Refusal refusal_of(int grpc_code, std::string_view message) {
     default:  // canceled, unknown, aborted, internal, unavailable: "no leader", "server stopped", "request timed out"
       code = Errc::unavailable;
       r.elsewhere = true;
+      // The member's first look, before it proposes anything ("request timed out" comes after).
+      r.not_done = has(message, "no leader");
   }
   return r;
 }
@@ -558,6 +562,14 @@ Refusal decode_refusal(unsigned status, std::string_view body) {
   }
   if (code > 0) return refusal_of(static_cast<int>(code), message);
   Refusal r;
+  // etcd 3.4 with --client-cert-auth and authentication on, to every request, the log-in too; plain text.
+  if (status == 400 && has(body, "CommonName of client sending a request against gateway")) {
+    r.error = {
+        Errc::no_permission,
+        "etcd has authentication enabled and then refuses certificates with a CommonName at its JSON gateway: give "
+        "this node one without (an alternative name is enough), and set [datastore] username and password_file"};
+    return r;
+  }
   r.error.what = fmt::format("HTTP {} {}", status, one_line(message));
   if (message.empty()) r.error.what = fmt::format("HTTP {} (is this etcd's v3 gateway?)", status);
   r.error.code = status == 401 || status == 403 ? Errc::no_permission

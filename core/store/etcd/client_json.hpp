@@ -52,6 +52,8 @@ struct Refusal {
   Error error;
   bool log_in = false;     ///< a new token may help
   bool elsewhere = false;  ///< another endpoint may answer
+  bool not_done = false;   ///< with elsewhere: refused before anything was tried, so a write may be sent again
+  bool no_rights = false;  ///< who asks is known and may not
 };
 /// Of an HTTP answer that is not 200.
 [[nodiscard]] Refusal decode_refusal(unsigned status, std::string_view body);

@@ -43,7 +43,8 @@ TEST(Cli, BadUsageIsTwoAndSaysWhat) {
       {" role compute --config", "missing value after --config"},
       {" role compute --frob", "unknown option --frob"},
       {" store", "store: what?"},
-      {" store watch", "watch is not built yet"},
+      {" store move", "move is not built yet"},
+      {" store watch /a /b", "watch takes at most 1 argument"},
       {" store get", "get takes 1 argument"},
       {" store get /a --frob", "unknown option --frob"},
       {" node delete", "delete takes 1 argument"},
@@ -60,7 +61,7 @@ TEST(Cli, BadUsageIsTwoAndSaysWhat) {
 }
 
 TEST(Cli, OperatorCommandsSayThatNothingRuns) {
-  for (const char* args : {" store status", " store get /a --json", " store accept", " node list",
+  for (const char* args : {" store status", " store get /a --json", " store watch", " store accept", " node list",
                            " node drain x --off", " node delete x"}) {
     const auto r = run(kNode + args + " --run-dir /nonexistent");
     EXPECT_EQ(r.code, 3) << args << "\n" << r.output;

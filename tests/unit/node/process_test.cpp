@@ -10,12 +10,15 @@
 #include <filesystem>
 #include <fstream>
 #include <future>
+#include <sstream>
 #include <thread>
 
+#include "core/http/client.hpp"
 #include "core/loop/child_process.hpp"
 #include "core/loop/loop.hpp"
 #include "core/module/control_client.hpp"
 #include "tests/support/command.hpp"
+#include "tests/support/run.hpp"
 #include "tests/support/wait.hpp"
 
 namespace calico {
@@ -97,6 +100,77 @@ TEST_F(ProcessTest, OneProcessAStateDirectoryAndAnOrderlyEnd) {
   ASSERT_NO_FATAL_FAILURE(loop_.call([this] { child_.reset(); }));
   ended_ = {};
   ASSERT_NO_FATAL_FAILURE(start());
+}
+
+/// An operator watches; what he sees comes through his pipe at once, and he does not hold up the process' end.
+TEST_F(ProcessTest, StoreWatchUntilTheProcessEnds) {
+  ASSERT_NO_FATAL_FAILURE(start());
+  struct Watcher {
+    std::unique_ptr<ChildProcess> process;
+    std::string out;
+    std::promise<std::string> ended;
+  };
+  const auto watch = [&](Watcher& w, std::vector<std::string> args) {
+    std::vector<std::string> argv{kNode, "store", "watch", "--run-dir", (dir_ / "run").string()};
+    argv.insert(argv.end(), args.begin(), args.end());
+    auto started = loop_.call([&] {
+      return ChildProcess::start(loop_.executor(),
+                                 {.argv = argv,
+                                  .on_line = [&w](std::string_view l) { w.out += std::string(l) + "\n"; },
+                                  .on_exit = [&w](std::string how) { w.ended.set_value(std::move(how)); }});
+    });
+    ASSERT_TRUE(started) << started.error().what;
+    w.process = std::move(*started);
+  };
+  const auto said = [&](Watcher& w) { return loop_.call([&] { return w.out; }); };
+  Watcher text, raw, one;
+  watch(text, {"/calico/other/", "--prefix"});
+  watch(raw, {"--json"});
+  watch(one, {"/calico/other/x"});
+  for (auto* w : {&text, &raw, &one})
+    ASSERT_TRUE(eventually("the beginning", [&] { return said(*w).find("watching") != std::string::npos; }))
+        << said(*w);
+  const auto put = [&](const std::string& body) {
+    std::ifstream conf(dir_ / "node.conf");
+    std::ostringstream in;
+    in << conf.rdbuf();
+    auto listen = in.str().substr(in.str().find("listen = ") + 9);
+    listen.erase(listen.find('\n'));
+    auto client = http::Client::create(loop_.executor(), {.endpoints = {*http::Endpoint::parse(listen)}});
+    auto answer = test::run(loop_, "put", [&]() -> awaitable<Result<http::Answer>> {
+      http::ClientRequest request;
+      request.method = "POST";
+      request.target = "/v3/kv/put";
+      request.body = body;
+      co_return co_await (*client)->request(std::move(request));
+    });
+    loop_.call([&] { client->reset(); });
+    return answer ? answer->status : 0U;
+  };
+  // /calico/other/x = hello, /calico/other/y = world
+  ASSERT_EQ(put(R"({"key":"L2NhbGljby9vdGhlci94","value":"aGVsbG8="})"), 200U);
+  ASSERT_EQ(put(R"({"key":"L2NhbGljby9vdGhlci95","value":"d29ybGQ="})"), 200U);
+  EXPECT_TRUE(eventually("lines", [&] {
+    return said(text).find(" put /calico/other/x hello\n") != std::string::npos &&
+           said(text).find(" put /calico/other/y world\n") != std::string::npos;
+  })) << said(text);
+  EXPECT_TRUE(eventually("JSON", [&] {
+    return said(raw).find(R"("type":"put","key":"/calico/other/y","value":"world")") != std::string::npos;
+  })) << said(raw);
+  EXPECT_TRUE(eventually("the key", [&] { return said(one).find("hello") != std::string::npos; })) << said(one);
+  EXPECT_EQ(said(one).find("world"), std::string::npos);
+  loop_.call([&] { one.process->signal(SIGINT); });
+  auto interrupted = one.ended.get_future();
+  EXPECT_EQ(interrupted.wait_for(std::chrono::seconds(30)), std::future_status::ready);
+  loop_.call([this] { child_->signal(SIGTERM); });
+  auto end = ended_.get_future();
+  ASSERT_EQ(end.wait_for(std::chrono::seconds(30)), std::future_status::ready) << "the process did not end in 30 s";
+  EXPECT_EQ(end.get(), "exited 0");
+  for (auto* w : {&text, &raw})
+    EXPECT_EQ(w->ended.get_future().wait_for(std::chrono::seconds(30)), std::future_status::ready);
+  loop_.call([&] {
+    for (auto* w : {&text, &raw, &one}) w->process.reset();
+  });
 }
 
 /// A reflector whose datastore is away: birdc reads the configuration again, as SIGHUP does, and says what changed.

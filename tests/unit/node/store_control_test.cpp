@@ -1,8 +1,12 @@
 #include "core/node/store_control.hpp"
 
+#include <atomic>
 #include <boost/json.hpp>
 #include <map>
+#include <mutex>
+#include <sstream>
 
+#include "core/loop/task_group.hpp"
 #include "tests/unit/sync/fake_datastore.hpp"
 #include "tests/unit/sync/support.hpp"
 
@@ -15,7 +19,51 @@ using test::eventually;
 class FakeControl final : public module::Control {
  public:
   void handle(std::string route, module::ControlHandler handler) override { handlers[route] = std::move(handler); }
+  void stream(std::string route, module::ControlStream handler) override { streams[route] = std::move(handler); }
   std::map<std::string, module::ControlHandler> handlers;
+  std::map<std::string, module::ControlStream> streams;
+};
+
+/// Somebody who listens to a stream.
+class Listener {
+ public:
+  Listener(const FakeControl& control, const std::string& route, std::map<std::string, std::string> query) {
+    loop_.start();
+    module::ControlRequest request;
+    request.query = std::move(query);
+    module::ControlWrite write = [this](std::string text) -> boost::asio::awaitable<bool> {
+      std::lock_guard lock(m_);
+      std::istringstream in(text);
+      for (std::string line; std::getline(in, line);) lines_.push_back(json::parse(line));
+      co_return true;
+    };
+    loop_.call([&] {
+      tasks_.spawn("listen",
+                   [this, stream = control.streams.at(route), request, write]() -> boost::asio::awaitable<void> {
+                     co_await stream(request, write);
+                     ended_ = true;
+                   });
+    });
+  }
+  ~Listener() {
+    loop_.call([this] { tasks_.cancel(); });
+    loop_.stop();
+  }
+  std::vector<json::value> lines() {
+    std::lock_guard lock(m_);
+    return lines_;
+  }
+  bool ended() const { return ended_; }
+  testing::AssertionResult hears(std::size_t n) {
+    return eventually(fmt::format("{} lines", n), [&] { return lines().size() >= n; });
+  }
+
+ private:
+  Loop loop_{"listener"};
+  TaskGroup tasks_{loop_.executor(), "listener"};
+  std::mutex m_;
+  std::vector<json::value> lines_;
+  std::atomic<bool> ended_ = false;
 };
 
 class StoreControlTest : public testing::Test {
@@ -73,6 +121,53 @@ TEST_F(StoreControlTest, GetReadsTheDatastoreAndTheMirror) {
   fake_->set_down(true);
   EXPECT_EQ(ask("GET /store/get", {{"key", "/calico/other/1"}}).first, 503);
   EXPECT_EQ(ask("GET /store/get", {{"key", test::kInfoKey}, {"local", "yes"}}).first, 200);
+}
+
+TEST_F(StoreControlTest, WatchTellsChangesAndGoesOnAfterAnOutage) {
+  store_.put("/calico/other/1", "before");
+  Listener all(control_, "GET /store/watch", {});
+  Listener one(control_, "GET /store/watch", {{"key", "/calico/other/1"}});
+  ASSERT_TRUE(all.hears(1));
+  ASSERT_TRUE(one.hears(1));
+  EXPECT_EQ(all.lines()[0].at("watching"), "/calico/…");
+  const auto revision = store_.put("/calico/other/1", "a \"b\"\n");
+  EXPECT_EQ(one.lines()[0].at("revision"), revision - 1);
+  store_.put("/calico/other/2", "b");
+  store_.del("/calico/other/1");
+  ASSERT_TRUE(all.hears(4));
+  ASSERT_TRUE(one.hears(3));
+  EXPECT_EQ(one.lines()[1].at("type"), "put");
+  EXPECT_EQ(one.lines()[1].at("key"), "/calico/other/1");
+  EXPECT_EQ(one.lines()[1].at("value"), "a \"b\"\n");
+  EXPECT_EQ(one.lines()[1].at("revision"), revision);
+  EXPECT_EQ(one.lines()[1].at("version"), 2);
+  EXPECT_EQ(one.lines()[2].at("type"), "delete");
+  fake_->set_down(true);
+  ASSERT_TRUE(one.hears(4));
+  EXPECT_NE(one.lines()[3].as_object().if_contains("lost"), nullptr) << json::serialize(one.lines()[3]);
+  fake_->set_down(false);
+  store_.put("/calico/other/1", "c");
+  ASSERT_TRUE(one.hears(6));
+  EXPECT_NE(one.lines()[4].as_object().if_contains("watching"), nullptr);
+  EXPECT_EQ(one.lines()[5].at("value"), "c");
+  fake_->silence();
+  store_.put("/calico/other/1", "d");
+  ASSERT_TRUE(one.hears(7)) << "silence is not told";
+  EXPECT_EQ(one.lines()[6].at("value"), "d");
+  EXPECT_FALSE(one.ended());
+}
+
+TEST_F(StoreControlTest, WatchEndsWithAReason) {
+  const auto old = store_.put("/calico/other/1", "a");
+  store_.compact(store_.put("/calico/other/1", "b"));
+  Listener past(control_, "GET /store/watch", {{"key", "/calico/other/1"}, {"from", std::to_string(old)}});
+  ASSERT_TRUE(eventually("the end", [&] { return past.ended(); }));
+  EXPECT_NE(past.lines().back().at("error").as_string().find("compacted"), json::string::npos);
+  for (const char* bad : {"x", "-1", "0", "99999999999999999999", "1 "}) {
+    Listener refused(control_, "GET /store/watch", {{"key", "/k"}, {"from", bad}});
+    ASSERT_TRUE(eventually("the end", [&] { return refused.ended(); })) << bad;
+    EXPECT_EQ(refused.lines().size(), 1U);
+  }
 }
 
 TEST_F(StoreControlTest, AcceptNeedsARefusal) {

@@ -172,6 +172,7 @@ class EtcdClientTest : public testing::Test {
  protected:
   std::shared_ptr<EtcdClient> client(EtcdOptions options) {
     if (options.endpoints.empty()) options.endpoints = {fake.at()};
+    options.shuffle = false;  // the tests say which is asked first
     auto made = EtcdClient::create(runner.loop().executor(), std::move(options));
     if (!made) throw std::runtime_error(made.error().what);
     return *made;
@@ -423,13 +424,118 @@ TEST_F(EtcdClientTest, AReadGoesOnElsewhereAWriteIsNotRepeated) {
   EXPECT_EQ(rude.asked, 2);
 }
 
-TEST_F(EtcdClientTest, AServerWithoutLeaderIsLeftForTheNextCall) {
+TEST_F(EtcdClientTest, AServerWithoutLeaderIsLeftAtOnceAlsoByAWrite) {
   FakeEtcd cut_off;
-  cut_off.on("kv/range", 503, R"({"message":"etcdserver: no leader","code":14})");
-  fake.on("kv/range", 200, answer());
+  const char* refusal = R"({"message":"etcdserver: no leader","code":14})";
+  cut_off.on("kv/range", 503, refusal).on("kv/put", 503, refusal).on("watch", 503, refusal);
+  fake.on("kv/range", 200, answer()).on("kv/put", 200, answer());
+  fake.on("watch", [](const http::Request&) { return watch_of({created()}, true); });
+  EXPECT_TRUE(range(*client({.endpoints = {cut_off.at(), fake.at()}})));
   auto c = client({.endpoints = {cut_off.at(), fake.at()}});
-  EXPECT_EQ(range(*c).error().code, Errc::unavailable);
-  EXPECT_TRUE(range(*c));
+  EXPECT_TRUE(put(*c)) << "nothing was tried there, so it may be sent elsewhere";
+  EXPECT_TRUE(put(*c));
+  EXPECT_EQ(cut_off.count, 2) << "and the member is not asked again";
+  auto w = watch(*client({.endpoints = {cut_off.at(), fake.at()}}));
+  EXPECT_TRUE(w) << w.error().what;
+  EXPECT_EQ(c->requests(), 3U);
+}
+
+TEST_F(EtcdClientTest, NoMemberWithALeaderIsAnErrorAfterOneRound) {
+  FakeEtcd other;
+  for (auto* f : {&fake, &other}) f->on("kv/range", 503, R"({"message":"etcdserver: no leader","code":14})");
+  auto c = client({.endpoints = {fake.at(), other.at()}});
+  auto r = range(*c);
+  ASSERT_FALSE(r);
+  EXPECT_EQ(r.error().code, Errc::unavailable);
+  EXPECT_EQ(fake.count + other.count, 2);
+}
+
+TEST_F(EtcdClientTest, AWriteThatMayHaveHappenedIsNotSentTwice) {
+  FakeEtcd slow;
+  slow.on("kv/put", 503, R"({"message":"etcdserver: request timed out","code":14})");
+  slow.on("kv/range", 503, R"({"message":"etcdserver: request timed out","code":14})");
+  fake.on("kv/put", 200, answer()).on("kv/range", 200, answer());
+  auto c = client({.endpoints = {slow.at(), fake.at()}});
+  auto lost = put(*c);
+  ASSERT_FALSE(lost);
+  EXPECT_EQ(lost.error().code, Errc::unavailable) << lost.error().what;
+  EXPECT_EQ(fake.count, 0);
+  EXPECT_TRUE(range(*client({.endpoints = {slow.at(), fake.at()}}))) << "a read may";
+}
+
+TEST_F(EtcdClientTest, EveryClientHasAnOrderOfItsOwn) {
+  FakeEtcd other;
+  for (auto* f : {&fake, &other}) f->on("kv/range", 200, answer());
+  for (int i = 0; i < 40; ++i) {
+    auto made = EtcdClient::create(runner.loop().executor(), {.endpoints = {fake.at(), other.at()}});
+    ASSERT_TRUE(made);
+    EXPECT_TRUE(range(**made));
+  }
+  EXPECT_GT(fake.count, 0);
+  EXPECT_GT(other.count, 0);
+  EXPECT_EQ(fake.count + other.count, 40);
+}
+
+TEST_F(EtcdClientTest, ARefusedPasswordIsNotSentAgainUntilTheFileIsAnother) {
+  test::TempDir dir("pw");
+  ASSERT_TRUE(http::write_file(dir.file("pw"), "wr0ng\n", 0600));
+  fake.on("auth/authenticate", 400,
+          R"({"message":"etcdserver: authentication failed, invalid user ID or password","code":3})");
+  fake.on("kv/range", 200, answer());
+  auto c = client({.username = "agent", .password_file = dir.file("pw")});
+  for (int i = 0; i < 5; ++i) {
+    auto r = range(*c);
+    ASSERT_FALSE(r);
+    EXPECT_EQ(r.error().code, Errc::no_permission);
+    EXPECT_NE(r.error().what.find("log in as 'agent'"), std::string::npos) << r.error().what;
+    EXPECT_NE(r.error().what.find("is " + dir.file("pw") + " its password?"), std::string::npos) << r.error().what;
+    EXPECT_EQ(r.error().what.find("wr0ng"), std::string::npos) << r.error().what;
+  }
+  EXPECT_EQ(fake.count, 1) << "every attempt costs the server a bcrypt";
+  ASSERT_TRUE(http::write_file(dir.file("pw"), "right\n", 0600));
+  fake.answers["/v3/auth/authenticate"].clear();
+  fake.on("auth/authenticate", 200, answer(R"(,"token":"one.1")"));
+  EXPECT_TRUE(range(*c)) << "another text is sent at once";
+}
+
+TEST_F(EtcdClientTest, ManyCallsRefusedAtOnceLogInOnce) {
+  test::TempDir dir("pw");
+  ASSERT_TRUE(http::write_file(dir.file("pw"), "s3cret\n", 0600));
+  fake.on("auth/authenticate", 200, answer(R"(,"token":"one.1")"));
+  fake.on("kv/range", 200, answer());
+  auto c = client({.username = "agent", .password_file = dir.file("pw")});
+  std::vector<std::future<Result<RangeResult>>> all;
+  for (int i = 0; i < 10; ++i) all.push_back(runner.start(c->range(RangeRequest{.key = "/a"})));
+  for (auto& f : all) EXPECT_TRUE(test::LoopRunner::wait(std::move(f)));
+  int log_ins = 0;
+  for (const auto& r : fake.requests()) log_ins += r.path == "/v3/auth/authenticate" ? 1 : 0;
+  EXPECT_EQ(log_ins, 1);
+  EXPECT_EQ(c->requests(), 11U);
+}
+
+TEST_F(EtcdClientTest, RefusalsSayWhatToSet) {
+  test::TempDir dir("pw");
+  ASSERT_TRUE(http::write_file(dir.file("pw"), "s3cret\n", 0600));
+  fake.on("kv/range", 400, R"({"message":"etcdserver: user name is empty","code":3})");
+  auto nobody = range(*client());
+  ASSERT_FALSE(nobody);
+  EXPECT_EQ(nobody.error().code, Errc::no_permission);
+  EXPECT_NE(nobody.error().what.find("set [datastore] username and password_file"), std::string::npos)
+      << nobody.error().what;
+  EXPECT_EQ(nobody.error().what.find('\n'), std::string::npos);
+  fake.on("auth/authenticate", 200, answer(R"(,"token":"one.1")"));
+  fake.on("kv/put", 403, R"({"message":"etcdserver: permission denied","code":7})");
+  fake.on("kv/txn", 403, R"({"message":"etcdserver: permission denied","code":7})");
+  auto agent = client({.username = "agent", .password_file = dir.file("pw")});
+  auto denied = put(*agent);
+  ASSERT_FALSE(denied);
+  EXPECT_NE(denied.error().what.find("user 'agent' may not put /a:"), std::string::npos) << denied.error().what;
+  TxnRequest txn;
+  for (int i = 0; i < 5; ++i) txn.success.push_back(PutRequest{.key = fmt::format("/k{}", i), .value = "v"});
+  auto all = runner.run(agent->txn(txn));
+  ASSERT_FALSE(all);
+  EXPECT_NE(all.error().what.find("may not put /k0, put /k1, put /k2 or 2 more"), std::string::npos)
+      << all.error().what;
 }
 
 TEST_F(EtcdClientTest, ASilentServerIsATimeoutAndACancelledCallReturns) {

@@ -171,7 +171,7 @@ TEST_F(EtcdInterop, TheNextEndpointServesWhenTheFirstIsGone) {
   test::Etcd dead;
   test::Etcd alive;
   ASSERT_TRUE(dead.running() && alive.running()) << dead.log() << alive.log();
-  auto c = client({.endpoints = {at(dead), at(alive)}});
+  auto c = client({.endpoints = {at(dead), at(alive)}, .shuffle = false});
   EXPECT_EQ(must(runner.run(c->status())).endpoint, dead.endpoint());
   dead.kill();
   EXPECT_EQ(must(runner.run(c->status())).endpoint, alive.endpoint());

@@ -40,6 +40,31 @@ class FakeDatastore final : public store::Datastore {
     revision_ = 1;
     compacted_ = 0;
   }
+  /// What `etcdctl snapshot save` keeps: the keys with their revisions, and no log.
+  struct Backup {
+    std::map<std::string, store::KeyValue> keys;
+    std::deque<store::Event> history;
+    store::Revision revision = 0;
+  };
+  Backup backup() const {
+    std::lock_guard lock(m_);
+    return {keys_, history_, revision_};
+  }
+  /// A cluster made from it: the same cluster id, the revision goes on, the log begins anew.
+  void restore(const Backup& b) {
+    std::lock_guard lock(m_);
+    end_watches(Errc::closed);
+    keys_ = b.keys;
+    history_ = b.history;
+    leases_.clear();
+    revision_ = b.revision;
+    log_before_ = 4 - b.revision;
+  }
+  /// A real etcd says how long its log is: at least its revision.
+  void tell_log() {
+    std::lock_guard lock(m_);
+    log_before_ = 9;
+  }
   /// Every open watch has heard nothing for its 30 s.
   void silence() {
     std::lock_guard lock(m_);
@@ -83,6 +108,7 @@ class FakeDatastore final : public store::Datastore {
     store::ServerStatus s;
     s.cluster_id = 7;
     s.revision = revision_;
+    if (log_before_) s.raft_index = revision_ + *log_before_;
     s.version = "fake";
     co_return s;
   }
@@ -364,6 +390,7 @@ class FakeDatastore final : public store::Datastore {
   bool down_ = false, deaf_ = false;
   std::optional<Errc> txn_error_;
   std::string refused_text_;
+  std::optional<std::int64_t> log_before_;
   Calls calls_;
 };
 

@@ -225,6 +225,50 @@ TEST_F(SyncTest, AWipedDatastoreBehindUsIsListed) {
   EXPECT_EQ(endpoints(), 1U);
 }
 
+TEST_F(SyncTest, ABackupWrittenPastUsIsNoticedAlthoughOurNewestKeyStandsInIt) {
+  fake_->tell_log();
+  store_.put(kInfoKey, info());
+  put_endpoints("host-a", 0, 8);
+  for (int i = 0; i < 100; ++i) store_.put("/calico/other", std::to_string(i));
+  start();
+  ASSERT_TRUE(reaches(Phase::in_sync));
+  const auto backup = fake_->backup();
+  store_.del(endpoint_key("host-a", 1));  // the last we hear of the old life is a deletion
+  ASSERT_TRUE(equal());
+  for (const bool off : {true, false}) {
+    if (off) stop();
+    fake_->set_down(true);
+    fake_->restore(backup);
+    fake_->set_down(false);
+    // Its first change has a revision that we have passed in the old life.
+    store_.put(endpoint_key("host-a", 2), off ? "off" : "on");
+    for (int i = 0; i < 50; ++i) store_.put("/calico/other", std::to_string(i));
+    if (off) start();
+    ASSERT_TRUE(eventually("the new life", [&] {
+      const auto kv = service_->view().get(endpoint_key("host-a", 2));
+      return kv && kv->value == (off ? "off" : "on");
+    }));
+    ASSERT_TRUE(reaches(Phase::in_sync));
+    ASSERT_TRUE(equal());
+    store_.del(endpoint_key("host-a", off ? 1 : 3));
+    ASSERT_TRUE(equal());
+  }
+}
+
+TEST_F(SyncTest, ALogThatGrowsFasterThanTheRevisionIsTheSamePast) {
+  fake_->tell_log();
+  store_.put(kInfoKey, info());
+  put_endpoints("host-a", 0, 2);
+  start();
+  ASSERT_TRUE(reaches(Phase::in_sync));
+  for (int i = 0; i < 3; ++i) {
+    stop();
+    start();
+    ASSERT_TRUE(reaches(Phase::in_sync));
+    EXPECT_EQ(service_->status().lists, 0U);
+  }
+}
+
 TEST_F(SyncTest, AWipedEmptyDatastoreRemovesNothing) {
   store_.put(kInfoKey, info());
   put_endpoints("host-a", 0, 4);
