@@ -274,7 +274,7 @@ Status Server::Impl::listen(Listen where) {
   const std::string name = where.at.to_string();
   std::shared_ptr<TlsContext> tls;
   if (where.at.tls) {
-    auto made = make_server_tls(where.tls);
+    auto made = make_server_tls(where.tls, where.client_certificate == ClientCertificate::required);
     if (!made) return wrap(made.error(), "listen on " + name);
     tls = std::move(*made);
   }

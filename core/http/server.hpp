@@ -40,9 +40,14 @@ struct ServerOptions {
   std::function<bool(const Request&)> stream_request;
 };
 
+/// With tls.ca_file. One that is shown must verify either way; `optional` only lets those in who show none, with an
+/// empty Peer::identity(): the handler decides what they may do.
+enum class ClientCertificate : std::uint8_t { required, optional };
+
 struct Listen {
   Endpoint at;  ///< tcp address (no names) or unix path; at.tls demands tls.cert_file and tls.key_file
   TlsFiles tls;
+  ClientCertificate client_certificate = ClientCertificate::required;
   unsigned mode = 0660;  ///< of the unix socket; a stale socket file is replaced, one in use is refused
 };
 

@@ -237,7 +237,8 @@ TEST(HttpServer, UnixSocketKnowsItsPeerAndReplacesAStaleFile) {
     struct stat st {};
     ASSERT_EQ(::stat(at.unix_path.c_str(), &st), 0);
     EXPECT_EQ(st.st_mode & 0777, 0600U);
-    EXPECT_EQ(f.get(f.client(), "/peer")->body, fmt::format("certified=false cn= uid={}", ::getuid()));
+    EXPECT_EQ(f.get(f.client(), "/peer")->body,
+              fmt::format("via=unix identity= certified=false cn= uid={}", ::getuid()));
     Loop loop("second");
     Server second(loop.executor(), {}, [](Request) -> awaitable<Response> { co_return Response(); });
     auto busy = second.listen({.at = at});
