@@ -126,6 +126,7 @@ struct Response {
   Headers headers;  ///< Content-Length, Transfer-Encoding, Connection and Date are the server's business
   std::string body;
   std::function<awaitable<void>(std::shared_ptr<ResponseStream>)> stream;
+  std::shared_ptr<void> held;  ///< let go when the response is written, or its connection is gone
 
   static Response json(unsigned status, std::string body);
   static Response text(unsigned status, std::string body);
