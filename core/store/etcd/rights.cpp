@@ -87,7 +87,7 @@ bool may(const Rights& rights, const DeleteRequest& request) {
 
 bool may(const Rights& rights, const TxnRequest& request) {
   for (const auto& c : request.compare)
-    if (!may_read(rights, c.key)) return false;
+    if (!may_read(rights, c.key, c.range_end)) return false;
   for (const auto* branch : {&request.success, &request.failure})
     for (const auto& op : *branch)
       if (!std::visit([&](const auto& o) { return may(rights, o); }, op)) return false;
