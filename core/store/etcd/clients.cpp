@@ -7,6 +7,8 @@
 namespace calico::store::etcd {
 namespace {
 
+constexpr std::size_t kSmall = 64 * 1024;
+
 constexpr std::size_t index_of(Holds what) { return static_cast<std::size_t>(what); }
 
 }  // namespace
@@ -39,7 +41,7 @@ std::optional<Held> Client::take(Holds what, std::size_t amount) {
       if (!fits(limits.watches, totals.refused_watches)) return std::nullopt;
       break;
     case Holds::byte:
-      if (held != 0 && !fits(limits.bytes, totals.refused_bytes)) return std::nullopt;
+      if (held != 0 && amount > kSmall && !fits(limits.bytes, totals.refused_bytes)) return std::nullopt;
       break;
   }
   return std::optional<Held>(std::in_place, shared_from_this(), what, amount);

@@ -27,10 +27,11 @@ namespace calico::store::etcd {
 
 struct ClientLimits {
   std::size_t watches = 2048;
-  std::size_t requests = 512;
-  std::size_t leases = 2048;
-  /// One answer of any size is let through when the client has nothing else in memory.
-  std::size_t bytes = 64U << 20;
+  std::size_t requests = 2048;
+  std::size_t leases = 4096;
+  /// One answer of any size is let through when the client has nothing else in memory, and small ones (64 KiB) always:
+  /// a snapshot that is being read must not keep a lease from being kept alive.
+  std::size_t bytes = 256U << 20;
 };
 
 enum class Holds : std::uint8_t { request, watch, byte };

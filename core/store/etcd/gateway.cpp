@@ -79,7 +79,7 @@ std::optional<Fault> refusal(const Call& c, const R& request) {
 
 /// Whether the client may use this lease: its own, or one that this process did not grant and whose keys it may all
 /// write (then it is its own from now on). One that is not there is nobody's: the store says so.
-awaitable<std::optional<Fault>> lease_refusal(Call c, LeaseId id) {
+awaitable<std::optional<Fault>> lease_refusal(const Call& c, LeaseId id) {
   if (c.everything() || id == 0) co_return std::nullopt;
   if (c.rights.kind == Rights::Kind::nothing) co_return denied(c);
   const auto mine = [&c, id] {
@@ -160,7 +160,7 @@ awaitable<Response> compaction(Call c) {
 }
 
 /// Leases that have ended leave the register when somebody is at the limit, or when it has grown.
-awaitable<std::optional<Fault>> lease_room(Call c) {
+awaitable<std::optional<Fault>> lease_room(const Call& c) {
   const auto limit = c.clients->limits().leases;
   if (c.clients->leases_of(c.client->name()) < limit && !c.clients->leases_worth_pruning()) co_return std::nullopt;
   const auto known = c.clients->known_leases();
@@ -377,8 +377,9 @@ awaitable<Response> answer(std::shared_ptr<Clients> clients, Call call, awaitabl
     co_return too_slow(call);
   else
     work->body.emplace(std::move(*held));
-  Call mine = call;
-  mine.body.clear();
+  auto body = std::move(call.body);
+  Call mine = call;  // without it
+  call.body = std::move(body);
   auto response = co_await handle(std::move(call));
   if (response.stream) co_return response;  // a watch has its own account
   work->body.reset();
