@@ -63,13 +63,18 @@ struct Peer {
   std::optional<Ip> ip;    ///< remote address (TCP)
   std::uint16_t port = 0;  ///< remote port (TCP)
   bool tls = false;
-  bool certified = false;  ///< TLS with a client certificate that our CA signed
-  std::string common_name;
+  bool certified = false;   ///< TLS with a client certificate that our CA signed
+  std::string common_name;  ///< empty also when the certificate has none, two, or one that cannot be printed
   std::vector<std::string> dns_names;
   std::vector<Ip> ips;
+  bool unix_socket = false;
   std::optional<std::uint32_t> uid;  ///< unix socket: SO_PEERCRED
   std::optional<std::uint32_t> gid;
   std::optional<std::int32_t> pid;
+  enum class Via : std::uint8_t { plain, tls, unix_socket };
+  Via via() const { return tls ? Via::tls : unix_socket ? Via::unix_socket : Via::plain; }
+  /// Who it is to an authorisation: the name in its verified certificate, else empty.
+  std::string_view identity() const { return certified ? std::string_view(common_name) : std::string_view(); }
   /// "cn=node-1 10.0.0.2:4711", "10.0.0.2:4711", "uid=0 pid=12": for logs.
   std::string to_string() const;
 };
@@ -121,6 +126,7 @@ struct Response {
   Headers headers;  ///< Content-Length, Transfer-Encoding, Connection and Date are the server's business
   std::string body;
   std::function<awaitable<void>(std::shared_ptr<ResponseStream>)> stream;
+  std::shared_ptr<void> held;  ///< let go when the response is written, or its connection is gone
 
   static Response json(unsigned status, std::string body);
   static Response text(unsigned status, std::string body);
@@ -130,7 +136,8 @@ struct Response {
 [[nodiscard]] std::string_view reason_phrase(unsigned status);
 
 /// Certificates for one side of TLS. TLS 1.2 or newer always.
-/// Server: cert_file and key_file needed; with ca_file a client certificate signed by it is required.
+/// Server: cert_file and key_file needed; with ca_file a client certificate signed by it is required, or at least
+/// verified when one is shown (Listen::client_certificate).
 /// Client: ca_file verifies the server (empty: the system's CAs); cert_file and key_file identify the client.
 struct TlsFiles {
   std::string ca_file;

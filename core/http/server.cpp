@@ -274,7 +274,7 @@ Status Server::Impl::listen(Listen where) {
   const std::string name = where.at.to_string();
   std::shared_ptr<TlsContext> tls;
   if (where.at.tls) {
-    auto made = make_server_tls(where.tls);
+    auto made = make_server_tls(where.tls, where.client_certificate == ClientCertificate::required);
     if (!made) return wrap(made.error(), "listen on " + name);
     tls = std::move(*made);
   }
@@ -509,7 +509,8 @@ awaitable<void> Server::Impl::serve_requests(std::shared_ptr<Session> s, std::sh
       log::debug("http.bad_request", "server", options.name, "peer", s->transport->peer().to_string(), "what",
                  have.error().what);
       if (have.error().status == 0) co_return;
-      Response refusal = Response::text(have.error().status, have.error().what + "\n");
+      const auto& [status, what] = have.error();
+      Response refusal = options.refusal ? options.refusal(status, what) : Response::text(status, what + "\n");
       (void)co_await respond(s, std::move(refusal), false, head, http11);
       co_await s->transport->finish();
       co_return;

@@ -38,11 +38,19 @@ struct ServerOptions {
   Duration write_timeout = std::chrono::seconds(30);    ///< one write of a response with no progress to its end
   /// True: the handler gets the request when its headers are in, with body_reader instead of body.
   std::function<bool(const Request&)> stream_request;
+  /// The answer to what never becomes a request (400, 408, 413, 431, 505), in the shape the server's clients read;
+  /// unset: the words as text.
+  std::function<Response(unsigned status, const std::string& what)> refusal;
 };
+
+/// With tls.ca_file. One that is shown must verify either way; `optional` only lets those in who show none, with an
+/// empty Peer::identity(): the handler decides what they may do.
+enum class ClientCertificate : std::uint8_t { required, optional };
 
 struct Listen {
   Endpoint at;  ///< tcp address (no names) or unix path; at.tls demands tls.cert_file and tls.key_file
   TlsFiles tls;
+  ClientCertificate client_certificate = ClientCertificate::required;
   unsigned mode = 0660;  ///< of the unix socket; a stale socket file is replaced, one in use is refused
 };
 

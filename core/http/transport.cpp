@@ -99,7 +99,8 @@ void read_certificate(SSL* ssl_handle, Peer& peer) {
   peer.certified = (SSL_get_verify_mode(ssl_handle) & SSL_VERIFY_PEER) != 0;
   X509_NAME* subject = X509_get_subject_name(cert.get());
   const int at = X509_NAME_get_index_by_NID(subject, NID_commonName, -1);
-  if (at >= 0) {
+  // Of two names one would be taken and the other meant: such a certificate names nobody.
+  if (at >= 0 && X509_NAME_get_index_by_NID(subject, NID_commonName, at) < 0) {
     unsigned char* text = nullptr;
     const int n = ASN1_STRING_to_UTF8(&text, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at)));
     if (n > 0) peer.common_name.assign(reinterpret_cast<char*>(text), static_cast<std::size_t>(n));
@@ -137,6 +138,7 @@ void read_socket_peer(int fd, Peer& peer) {
   if (::getpeername(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0) return;
   if (address.ss_family == AF_INET || address.ss_family == AF_INET6) peer.ip = ip_of(address, peer.port);
   if (address.ss_family != AF_UNIX) return;
+  peer.unix_socket = true;
   ucred cred{};
   size = sizeof cred;
   if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) != 0) return;
@@ -369,7 +371,7 @@ Duration left_until(TimePoint deadline) {
   return std::max<Duration>(deadline - std::chrono::steady_clock::now(), std::chrono::milliseconds(1));
 }
 
-Result<std::shared_ptr<TlsContext>> make_server_tls(const TlsFiles& files) {
+Result<std::shared_ptr<TlsContext>> make_server_tls(const TlsFiles& files, bool certificate_required) {
   if (files.cert_file.empty()) return fail(Errc::invalid, "TLS: a server needs cert_file and key_file");
   auto tls = std::make_shared<TlsContextImpl>(ssl::context::tls_server);
   SSL_CTX* ctx = tls->context.native_handle();
@@ -379,7 +381,7 @@ Result<std::shared_ptr<TlsContext>> make_server_tls(const TlsFiles& files) {
   SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_CIPHER_SERVER_PREFERENCE);
   SSL_CTX_set_alpn_select_cb(ctx, select_http11, nullptr);
   if (files.ca_file.empty()) return tls;
-  SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
+  SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | (certificate_required ? SSL_VERIFY_FAIL_IF_NO_PEER_CERT : 0), nullptr);
   if (auto* names = SSL_load_client_CA_file(files.ca_file.c_str())) SSL_CTX_set_client_CA_list(ctx, names);
   ERR_clear_error();
   return tls;

@@ -22,7 +22,7 @@ class TlsContext {
  public:
   virtual ~TlsContext() = default;
 };
-[[nodiscard]] Result<std::shared_ptr<TlsContext>> make_server_tls(const TlsFiles& files);
+[[nodiscard]] Result<std::shared_ptr<TlsContext>> make_server_tls(const TlsFiles& files, bool certificate_required);
 [[nodiscard]] Result<std::shared_ptr<TlsContext>> make_client_tls(const TlsFiles& files);
 
 class Transport {

@@ -30,6 +30,16 @@ http::TlsFiles tls_files(const config::Config& config) {
   return files;
 }
 
+store::etcd::GatewayOptions gateway_options(const config::Config& config) {
+  store::etcd::GatewayOptions options;
+  options.admins = config.list("datastore.admins");
+  options.limits.watches = static_cast<std::size_t>(config.integer("datastore.client_watches"));
+  options.limits.requests = static_cast<std::size_t>(config.integer("datastore.client_requests"));
+  options.limits.leases = static_cast<std::size_t>(config.integer("datastore.client_leases"));
+  options.limits.bytes = static_cast<std::size_t>(config.size("datastore.client_memory"));
+  return options;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Datastore>> Datastore::open(const config::Config& config, bool controller,
@@ -62,7 +72,7 @@ Result<std::unique_ptr<Datastore>> Datastore::open(const config::Config& config,
   if (!kv) return wrap(kv.error(), "datastore");
   impl->kv = std::move(*kv);
   impl->shared = impl->kv;
-  impl->gateway = std::make_unique<store::etcd::Gateway>(impl->loop.executor(), *impl->kv);
+  impl->gateway = std::make_unique<store::etcd::Gateway>(impl->loop.executor(), *impl->kv, gateway_options(config));
   for (const auto& at : config.ip_ports("datastore.listen")) {
     http::Listen where;
     where.at.host = at.ip.to_string();
@@ -74,7 +84,11 @@ Result<std::unique_ptr<Datastore>> Datastore::open(const config::Config& config,
   impl->loop.start();
   impl->loop.call([&] { impl->gateway->start(); });
   impl->serving = true;
-  for (const auto& e : impl->gateway->endpoints()) log::info("datastore.serving", "at", e.to_string());
+  for (const auto& e : impl->gateway->endpoints()) {
+    log::info("datastore.serving", "at", e.to_string());
+    if (!e.tls)
+      log::warn("datastore.open_to_all", "at", e.to_string(), "why", "no TLS: whoever connects may everything");
+  }
   return std::unique_ptr<Datastore>(new Datastore(std::move(impl)));
 }
 

@@ -52,12 +52,20 @@ struct RangeRequest {
   SortTarget sort_target = SortTarget::key;
   bool keys_only = false;
   bool count_only = false;
+  /// Keys outside are left out of the answer, not of its count; 0 = no bound.
+  Revision min_mod_revision = 0;
+  Revision max_mod_revision = 0;
+  Revision min_create_revision = 0;
+  Revision max_create_revision = 0;
+  bool filtered() const {
+    return min_mod_revision != 0 || max_mod_revision != 0 || min_create_revision != 0 || max_create_revision != 0;
+  }
 };
 struct RangeResult {
   Revision revision = 0;  ///< the store's revision when answered
   std::vector<KeyValue> kvs;
   bool more = false;
-  std::int64_t count = 0;  ///< keys in the range, also beyond the limit
+  std::int64_t count = 0;  ///< keys in the range, also beyond the limit and those filtered out
 };
 
 struct PutRequest {
@@ -65,6 +73,8 @@ struct PutRequest {
   std::string value;
   LeaseId lease = 0;
   bool prev_kv = false;
+  bool ignore_value = false;  ///< keep the value that is there; `value` is empty then. No such key: invalid
+  bool ignore_lease = false;  ///< keep its lease; `lease` is 0 then. No such key: invalid
 };
 struct PutResult {
   Revision revision = 0;
@@ -82,7 +92,8 @@ struct DeleteResult {
   std::vector<KeyValue> prev;
 };
 
-/// One condition of a transaction; a missing key has version, create and mod revision 0.
+/// One condition of a transaction; a missing key has version, create and mod revision 0. With a `range_end` it has to
+/// hold for every key there is in the range, and without any for the missing one.
 struct Compare {
   enum class Target : std::uint8_t { version, create, mod, value, lease };
   enum class Op : std::uint8_t { equal, not_equal, greater, less };
@@ -91,12 +102,13 @@ struct Compare {
   Op op = Op::equal;
   std::int64_t number = 0;  ///< for all targets but value
   std::string value;
+  std::string range_end;
 };
 [[nodiscard]] inline Compare key_absent(std::string key) {
-  return {std::move(key), Compare::Target::version, Compare::Op::equal, 0, {}};
+  return {std::move(key), Compare::Target::version, Compare::Op::equal, 0, {}, {}};
 }
 [[nodiscard]] inline Compare mod_is(std::string key, Revision r) {
-  return {std::move(key), Compare::Target::mod, Compare::Op::equal, r, {}};
+  return {std::move(key), Compare::Target::mod, Compare::Op::equal, r, {}, {}};
 }
 
 using Op = std::variant<RangeRequest, PutRequest, DeleteRequest>;

@@ -106,6 +106,7 @@ struct Kv::Impl : std::enable_shared_from_this<Kv::Impl> {
   DeleteResult del(Group& g, std::vector<ChangePtr>& changes, const DeleteRequest& request);
   Result<RangeResult> range(Group& g, std::size_t changed, const RangeRequest& request);
   Status log(Group& g, std::vector<ChangePtr> changes);
+  Status precheck(const Group& g, const PutRequest& put) const;
   Status precheck(const Group& g, const std::vector<Op>& ops) const;
   Result<std::vector<OpResult>> perform(Group& g, std::vector<Op> ops);
   Result<TxnResult> txn(Group& g, TxnRequest request);
@@ -383,11 +384,11 @@ PutResult Kv::Impl::put(Group& g, std::vector<ChangePtr>& changes, PutRequest re
   auto prev = g.staged.get(request.key);
   auto kv = std::make_shared<KeyValue>();
   kv->key = std::move(request.key);
-  kv->value = std::move(request.value);
+  kv->value = request.ignore_value && prev ? prev->value : std::move(request.value);
   kv->create_revision = prev ? prev->create_revision : rev;
   kv->mod_revision = rev;
   kv->version = prev ? prev->version + 1 : 1;
-  kv->lease = request.lease;
+  kv->lease = request.ignore_lease && prev ? prev->lease : request.lease;
   auto change = std::make_shared<Change>();
   change->kv = kv;
   change->prev = prev;
@@ -449,19 +450,27 @@ bool Kv::Impl::lease_there(const Group& g, LeaseId id) const {
   return leases.count(id) != 0;
 }
 
-/// Everything that can be refused is refused before the first change.
+/// What a put needs to find, in etcd's order inside a transaction.
+Status Kv::Impl::precheck(const Group& g, const PutRequest& put) const {
+  if ((put.ignore_value || put.ignore_lease) && !g.staged.get(put.key)) return fail(Errc::invalid, "key not found");
+  if (put.lease != 0 && !lease_there(g, put.lease))
+    return fail(Errc::not_found, "requested lease not found: {}", put.lease);
+  return {};
+}
+
+/// Everything that can be refused is refused before the first change: the puts first, as etcd.
 Status Kv::Impl::precheck(const Group& g, const std::vector<Op>& ops) const {
+  for (const auto& op : ops)
+    if (const auto* put = std::get_if<PutRequest>(&op))
+      if (auto s = precheck(g, *put); !s) return s;
   for (const auto& op : ops) {
-    if (const auto* put = std::get_if<PutRequest>(&op)) {
-      if (put->lease != 0 && !lease_there(g, put->lease))
-        return fail(Errc::not_found, "requested lease not found: {}", put->lease);
-    } else if (const auto* range = std::get_if<RangeRequest>(&op)) {
-      if (range->revision > g.revision)
-        return fail(Errc::invalid, "required revision {} is a future revision, the newest is {}", range->revision,
-                    g.revision);
-      if (range->revision > 0 && range->revision < g.compacted)
-        return fail(Errc::compacted, "revision {} has been compacted, the oldest is {}", range->revision, g.compacted);
-    }
+    const auto* range = std::get_if<RangeRequest>(&op);
+    if (!range) continue;
+    if (range->revision > g.revision)
+      return fail(Errc::invalid, "required revision {} is a future revision, the newest is {}", range->revision,
+                  g.revision);
+    if (range->revision > 0 && range->revision < g.compacted)
+      return fail(Errc::compacted, "revision {} has been compacted, the oldest is {}", range->revision, g.compacted);
   }
   return {};
 }
@@ -492,8 +501,8 @@ Result<std::vector<OpResult>> Kv::Impl::perform(Group& g, std::vector<Op> ops) {
 Result<TxnResult> Kv::Impl::txn(Group& g, TxnRequest request) {
   if (auto s = check(request); !s) return tl::unexpected<Error>(s.error());
   TxnResult result;
-  result.succeeded = std::all_of(request.compare.begin(), request.compare.end(),
-                                 [&](const Compare& c) { return holds(c, g.staged.get(c.key).get()); });
+  result.succeeded =
+      std::all_of(request.compare.begin(), request.compare.end(), [&](const Compare& c) { return holds(c, g.staged); });
   auto& ops = result.succeeded ? request.success : request.failure;
   if (auto s = precheck(g, ops); !s) return tl::unexpected<Error>(s.error());
   auto responses = perform(g, std::move(ops));
@@ -552,7 +561,7 @@ Result<TxnResult> Kv::Impl::txn_with(Group& g, const WriteFunction& f) {
     if (!std::holds_alternative<RangeRequest>(op))
       return fail(Errc::invalid, "the failure branch of a write with SQL may only read");
   const bool succeeded = std::all_of(request->compare.begin(), request->compare.end(),
-                                     [&](const Compare& c) { return holds(c, g.staged.get(c.key).get()); });
+                                     [&](const Compare& c) { return holds(c, g.staged); });
   auto& ops = succeeded ? request->success : request->failure;
   if (auto s = precheck(g, ops); !s) return tl::unexpected<Error>(s.error());
   if (succeeded)
@@ -697,6 +706,7 @@ awaitable<Result<PutResult>> Kv::put(PutRequest request) {
   std::function<Result<PutResult>(Group&)> f = [raw = impl.get(), shared](Group& g) -> Result<PutResult> {
     if (shared->lease != 0 && !raw->lease_there(g, shared->lease))
       return fail(Errc::not_found, "requested lease not found: {}", shared->lease);
+    if (auto s = raw->precheck(g, *shared); !s) return tl::unexpected<Error>(s.error());
     std::vector<ChangePtr> changes;
     auto result = raw->put(g, changes, std::move(*shared));
     if (auto s = raw->log(g, std::move(changes)); !s) return tl::unexpected<Error>(s.error());

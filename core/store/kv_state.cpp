@@ -25,6 +25,13 @@ Status key_given(std::string_view key) {
   return {};
 }
 
+Status put_given(const PutRequest& request) {
+  if (auto s = key_given(request.key); !s) return s;
+  if (request.ignore_value && !request.value.empty()) return fail(Errc::invalid, "value is provided");
+  if (request.ignore_lease && request.lease != 0) return fail(Errc::invalid, "lease is provided");
+  return {};
+}
+
 Status fits(std::size_t bytes) {
   if (bytes >= kMaxRequestBytes)
     return fail(Errc::exhausted, "request is too large: {} bytes, the limit is {}", bytes, kMaxRequestBytes);
@@ -43,9 +50,9 @@ Status check_branch(const std::vector<Op>& ops) {
     return fail(Errc::invalid, "too many operations in txn request: {}, the limit is {}", ops.size(), kMaxTxnOps);
   std::set<std::string_view> puts;
   for (const auto& op : ops) {
-    const auto ok = std::visit([](const auto& o) { return key_given(o.key); }, op);
-    if (!ok) return ok;
     const auto* put = std::get_if<PutRequest>(&op);
+    const auto ok = put ? put_given(*put) : std::visit([](const auto& o) { return key_given(o.key); }, op);
+    if (!ok) return ok;
     if (put && !puts.insert(put->key).second) return fail(Errc::invalid, "duplicate key given in txn request");
   }
   for (const auto& op : ops) {
@@ -101,11 +108,22 @@ Selected select(const RangeRequest& request,
                 const std::function<void(const std::function<bool(const KvPtr&)>&)>& each) {
   Selected out;
   const auto limit = request.limit > 0 ? static_cast<std::size_t>(request.limit) : SIZE_MAX;
-  // A target other than the key without an order means ascending; keys come ascending by themselves.
+  // A target other than the key without an order means ascending; keys come ascending by themselves. What is sorted
+  // then is what etcd has fetched by key, one more than the limit; all of the range only when an order or a filter is
+  // given.
   const bool sorted = request.sort_target != SortTarget::key || request.sort_order == SortOrder::descend;
+  const bool all = request.sort_order != SortOrder::none || request.filtered() || limit == SIZE_MAX;
+  const auto within = [](Revision r, Revision min, Revision max) {
+    return (min == 0 || r >= min) && (max == 0 || r <= max);
+  };
+  std::size_t matching = 0;
   each([&](const KvPtr& kv) {
     ++out.count;
-    if (!request.count_only && (sorted || out.kvs.size() < limit)) out.kvs.push_back(kv);
+    if (request.count_only || !within(kv->mod_revision, request.min_mod_revision, request.max_mod_revision) ||
+        !within(kv->create_revision, request.min_create_revision, request.max_create_revision))
+      return true;
+    ++matching;
+    if (sorted ? all || out.kvs.size() <= limit : out.kvs.size() < limit) out.kvs.push_back(kv);
     return true;
   });
   if (request.count_only) return out;
@@ -134,7 +152,7 @@ Selected select(const RangeRequest& request,
     }
     if (out.kvs.size() > limit) out.kvs.resize(limit);
   }
-  out.more = out.count > static_cast<std::int64_t>(out.kvs.size());
+  out.more = matching > out.kvs.size();
   return out;
 }
 
@@ -156,7 +174,7 @@ Status check(const RangeRequest& request) {
 }
 
 Status check(const PutRequest& request) {
-  if (auto s = key_given(request.key); !s) return s;
+  if (auto s = put_given(request); !s) return s;
   return fits(request.key.size() + request.value.size());
 }
 
@@ -172,7 +190,7 @@ Status check(const TxnRequest& request) {
   std::size_t bytes = 0;
   for (const auto& c : request.compare) {
     if (auto s = key_given(c.key); !s) return s;
-    bytes += c.key.size() + c.value.size();
+    bytes += c.key.size() + c.range_end.size() + c.value.size();
   }
   for (const auto* branch : {&request.success, &request.failure}) {
     if (auto s = check_branch(*branch); !s) return s;
@@ -196,6 +214,17 @@ bool holds(const Compare& compare, const KeyValue* kv) {
       return kv && compare_as(compare.op, kv->value, compare.value);
   }
   return false;
+}
+
+bool holds(const Compare& compare, const Staged& staged) {
+  bool any = false;
+  bool all = true;
+  staged.each({compare.key, compare.range_end}, [&](const KvPtr& kv) {
+    any = true;
+    all = holds(compare, kv.get());
+    return all;
+  });
+  return any ? all : holds(compare, nullptr);
 }
 
 }  // namespace calico::store

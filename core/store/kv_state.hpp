@@ -71,6 +71,9 @@ struct Selected {
 [[nodiscard]] Status check(const DeleteRequest& request);
 [[nodiscard]] Status check(const TxnRequest& request);
 
+/// A compare of one key with what it has; nullptr = there is none.
 [[nodiscard]] bool holds(const Compare& compare, const KeyValue* kv);
+/// With its range.
+[[nodiscard]] bool holds(const Compare& compare, const Staged& staged);
 
 }  // namespace calico::store

@@ -57,6 +57,10 @@ json::object object_of(const RangeRequest& r) {
   if (r.sort_target != SortTarget::key) o["sort_target"] = kTargets[static_cast<int>(r.sort_target)];
   if (r.keys_only) o["keys_only"] = true;
   if (r.count_only) o["count_only"] = true;
+  if (r.min_mod_revision != 0) o["min_mod_revision"] = number(r.min_mod_revision);
+  if (r.max_mod_revision != 0) o["max_mod_revision"] = number(r.max_mod_revision);
+  if (r.min_create_revision != 0) o["min_create_revision"] = number(r.min_create_revision);
+  if (r.max_create_revision != 0) o["max_create_revision"] = number(r.max_create_revision);
   return o;
 }
 
@@ -64,6 +68,8 @@ json::object object_of(const PutRequest& r) {
   json::object o{{"key", bytes(r.key)}, {"value", bytes(r.value)}};
   if (r.lease != 0) o["lease"] = number(r.lease);
   if (r.prev_kv) o["prev_kv"] = true;
+  if (r.ignore_value) o["ignore_value"] = true;
+  if (r.ignore_lease) o["ignore_lease"] = true;
   return o;
 }
 
@@ -100,6 +106,7 @@ json::object object_of(const Compare& c) {
       o["value"] = bytes(c.value);
       break;
   }
+  if (!c.range_end.empty()) o["range_end"] = bytes(c.range_end);
   return o;
 }
 

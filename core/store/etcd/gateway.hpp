@@ -4,32 +4,42 @@
 /// [kv/]lease/{grant,keepalive,revoke,timetolive,leases}, watch, maintenance/status; GET /version and /health. What
 /// etcd has and this has not is answered 501 with the grpc code 12, and says so.
 ///
-///   Gateway gateway(loop.executor(), kv);
+///   GatewayOptions options;
+///   options.admins = {"neutron"};
+///   Gateway gateway(loop.executor(), kv, options);
 ///   if (auto s = gateway.listen({.at = *http::Endpoint::parse("https://0.0.0.0:2379"), .tls = files}); !s) ...
 ///   gateway.start();
 ///   …
 ///   co_await gateway.stop();   // before kv.stop()
 ///
-/// Who may connect is TLS's decision: with a ca_file every certificate of that CA may read and write everything (roles
-/// by certificate are not there yet); without TLS whoever reaches the socket may. The caller refuses to listen beyond
-/// loopback without TLS unless told to.
+/// Over TLS the name in the client's certificate decides what it may do (rights.hpp); whoever shows none, which only
+/// Listen::client_certificate = optional lets happen, may ask for status. Over a plain or a unix socket everybody may
+/// everything: the caller refuses to listen beyond loopback without TLS unless told to. What one client may hold at a
+/// time is limited (clients.hpp); beyond it the answer is 429 with grpc code 8.
 ///
 /// Thread: listen before start(); all else in the executor's loop. Owns: the server and its watches; `kv` outlives it.
 /// Errors: listen: those of http::Server. Limits: 4 MiB a body, 4096 connections, a watch line of about 1 MiB (one
 /// revision is never cut).
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "core/http/server.hpp"
+#include "core/store/etcd/clients.hpp"
 #include "core/store/kv.hpp"
 
 namespace calico::store::etcd {
 
-/// The handler alone, for a server that serves more.
-[[nodiscard]] http::Handler gateway_handler(Kv& kv);
+struct GatewayOptions {
+  std::vector<std::string> admins;  ///< certificate names that may everything
+  ClientLimits limits;
+  /// Answers what is not below /v3, /v3beta, /version and /health; unset: 404.
+  http::Handler otherwise;
+};
 
 class Gateway {
  public:
-  Gateway(boost::asio::any_io_executor executor, Kv& kv);
+  Gateway(boost::asio::any_io_executor executor, Kv& kv, GatewayOptions options = {});
   ~Gateway();
   Gateway(const Gateway&) = delete;
   Gateway& operator=(const Gateway&) = delete;
@@ -39,8 +49,11 @@ class Gateway {
   void start();
   awaitable<void> stop();
   http::ServerStats stats() const;
+  ClientStats client_stats() const;
 
  private:
+  struct Service;
+  std::shared_ptr<Service> service_;
   std::unique_ptr<http::Server> server_;
 };
 

@@ -9,18 +9,6 @@ namespace calico::store::etcd {
 namespace json = boost::json;
 namespace {
 
-// grpc's codes, with the HTTP status etcd 3.4's gateway gives each.
-constexpr int kInvalidArgument = 3;
-constexpr int kDeadlineExceeded = 4;
-constexpr int kNotFound = 5;
-constexpr int kPermissionDenied = 7;
-constexpr int kResourceExhausted = 8;
-constexpr int kFailedPrecondition = 9;
-constexpr int kOutOfRange = 11;
-constexpr int kUnimplemented = 12;
-constexpr int kInternal = 13;
-constexpr int kUnavailable = 14;
-
 constexpr std::size_t kLineBytes = 1U << 20;
 
 // ---- reading
@@ -28,16 +16,13 @@ constexpr std::size_t kLineBytes = 1U << 20;
 tl::unexpected<Fault> bad(std::string message) {
   return tl::unexpected<Fault>(Fault{400, kInvalidArgument, std::move(message)});
 }
-tl::unexpected<Fault> unserved(std::string_view what) {
-  return tl::unexpected<Fault>(
-      Fault{501, kUnimplemented, fmt::format("{} is not served by the embedded datastore: use etcd", what)});
-}
 
 Parsed<json::object> parse_object(std::string_view body) {
   if (body.find_first_not_of(" \t\r\n") == body.npos) return json::object{};  // as etcd: no body, all defaults
   boost::system::error_code ec;
   auto v = json::parse(json::string_view(body.data(), body.size()), ec);
   if (ec) return bad("not JSON: " + ec.message());
+  if (v.is_null()) return json::object{};
   if (!v.is_object()) return bad("not a JSON object");
   return std::move(v.get_object());
 }
@@ -68,6 +53,12 @@ class Fields {
     auto decoded = wire::base64_decode(std::string_view(v->get_string().data(), v->get_string().size()));
     if (!decoded) return set(name, decoded.error().what);
     out = std::move(*decoded);
+  }
+  void text(std::string_view name, std::string& out) {
+    const auto* v = find(name);
+    if (!v) return;
+    if (!v->is_string()) return set(name, "is not a string");
+    out.assign(v->get_string().data(), v->get_string().size());
   }
   void number(std::string_view name, std::int64_t& out) {
     const auto* v = find(name);
@@ -123,14 +114,6 @@ class Fields {
     }
     return &v->get_array();
   }
-  /// A field of etcd's that we do not have: refused when it would change the answer.
-  void refuse(std::string_view name) {
-    const auto* v = find(name);
-    if (!v || fault_) return;
-    const bool is_default = (v->is_bool() && !v->get_bool()) || (v->is_int64() && v->get_int64() == 0) ||
-                            (v->is_string() && (v->get_string().empty() || v->get_string() == "0"));
-    if (!is_default) fault_ = unserved(fmt::format("the field {}", name)).value();
-  }
   void set(std::string_view name, std::string_view what) {
     if (!fault_) fault_ = Fault{400, kInvalidArgument, fmt::format("{}: {}", name, what)};
   }
@@ -175,8 +158,10 @@ Parsed<RangeRequest> range_of(const json::object& o) {
   f.choice("sort_target", kSortTargets, r.sort_target);
   f.flag("keys_only", r.keys_only);
   f.flag("count_only", r.count_only);
-  for (const auto* name : {"min_mod_revision", "max_mod_revision", "min_create_revision", "max_create_revision"})
-    f.refuse(name);
+  f.number("min_mod_revision", r.min_mod_revision);
+  f.number("max_mod_revision", r.max_mod_revision);
+  f.number("min_create_revision", r.min_create_revision);
+  f.number("max_create_revision", r.max_create_revision);
   return done(f, std::move(r));
 }
 
@@ -187,8 +172,8 @@ Parsed<PutRequest> put_of(const json::object& o) {
   f.bytes("value", r.value);
   f.number("lease", r.lease);
   f.flag("prev_kv", r.prev_kv);
-  f.refuse("ignore_value");
-  f.refuse("ignore_lease");
+  f.flag("ignore_value", r.ignore_value);
+  f.flag("ignore_lease", r.ignore_lease);
   return done(f, std::move(r));
 }
 
@@ -225,7 +210,7 @@ Parsed<Compare> compare_of(const json::value& v) {
       f.bytes("value", c.value);
       break;
   }
-  f.refuse("range_end");
+  f.bytes("range_end", c.range_end);
   return done(f, std::move(c));
 }
 
@@ -239,7 +224,7 @@ Parsed<Op> op_of(const json::value& v) {
   if (const auto* o = f.object("request_range")) return as_op(range_of(*o));
   if (const auto* o = f.object("request_put")) return as_op(put_of(*o));
   if (const auto* o = f.object("request_delete_range")) return as_op(delete_of(*o));
-  if (f.find("request_txn")) return unserved("a transaction inside a transaction");
+  if (f.find("request_txn")) return tl::unexpected<Fault>(unserved_fault("a transaction inside a transaction"));
   if (f.fault()) return tl::unexpected<Fault>(*f.fault());
   return bad("etcdserver: key not found");  // etcd's words for an operation that is none
 }
@@ -357,8 +342,8 @@ Fault fault_of(const Error& e) {
       if (says("future revision"))
         return {400, kOutOfRange, "etcdserver: mvcc: required revision is a future revision"};
       if (says("too large lease TTL")) return {400, kOutOfRange, "etcdserver: too large lease TTL"};
-      for (const auto* text :
-           {"key is not provided", "duplicate key given in txn request", "too many operations in txn request"})
+      for (const auto* text : {"key is not provided", "value is provided", "lease is provided", "key not found",
+                               "duplicate key given in txn request", "too many operations in txn request"})
         if (says(text)) return {400, kInvalidArgument, fmt::format("etcdserver: {}", text)};
       return {400, kInvalidArgument, e.what};
     case Errc::busy:
@@ -380,6 +365,10 @@ Fault fault_of(const Error& e) {
   }
   // What SQLite says names files of this host: not for the other side.
   return {500, kInternal, "etcdserver: internal error"};
+}
+
+Fault unserved_fault(std::string_view what) {
+  return {501, kUnimplemented, fmt::format("{} is not served by the embedded datastore: use etcd", what)};
 }
 
 std::string to_json(const Fault& fault) {
@@ -445,6 +434,28 @@ Parsed<LeaseCall> parse_lease(std::string_view body) {
 
 Parsed<bool> parse_nothing(std::string_view body) {
   return parse_with<bool>(body, [](const json::object&) -> Parsed<bool> { return true; });
+}
+
+Parsed<AdminCall> parse_admin(std::string_view body) {
+  return parse_with<AdminCall>(body, [](const json::object& o) {
+    static constexpr std::pair<std::string_view, AdminCall::Action> kActions[] = {
+        {"GET", AdminCall::Action::get},
+        {"ACTIVATE", AdminCall::Action::activate},
+        {"DEACTIVATE", AdminCall::Action::deactivate}};
+    static constexpr std::pair<std::string_view, int> kAlarms[] = {{"NONE", 0}, {"NOSPACE", 1}, {"CORRUPT", 2}};
+    Fields f(o);
+    AdminCall c;
+    std::string text;
+    std::int64_t number = 0;
+    int alarm = 0;
+    f.text("name", c.name);
+    for (const auto* name : {"user", "role", "password"}) f.text(name, text);
+    f.number("ID", c.id);
+    for (const auto* name : {"memberID", "targetID"}) f.number(name, number);
+    f.choice("action", kActions, c.action);
+    f.choice("alarm", kAlarms, alarm);
+    return done(f, std::move(c));
+  });
 }
 
 Parsed<WatchCall> parse_watch(std::string_view body) {

@@ -13,6 +13,18 @@
 
 namespace calico::store::etcd {
 
+// grpc's codes, with the HTTP status etcd 3.4's gateway gives each.
+inline constexpr int kInvalidArgument = 3;     // 400
+inline constexpr int kDeadlineExceeded = 4;    // 504
+inline constexpr int kNotFound = 5;            // 404
+inline constexpr int kPermissionDenied = 7;    // 403
+inline constexpr int kResourceExhausted = 8;   // 429
+inline constexpr int kFailedPrecondition = 9;  // 412
+inline constexpr int kOutOfRange = 11;         // 400
+inline constexpr int kUnimplemented = 12;      // 501
+inline constexpr int kInternal = 13;           // 500
+inline constexpr int kUnavailable = 14;        // 503
+
 /// An answer of failure: {"error", "message", "code"} with a grpc code and the HTTP status etcd gives it.
 struct Fault {
   unsigned http = 500;
@@ -23,6 +35,8 @@ template <class T>
 using Parsed = tl::expected<T, Fault>;
 
 [[nodiscard]] Fault fault_of(const Error& e);
+/// 501, "… is not served by the embedded datastore: use etcd".
+[[nodiscard]] Fault unserved_fault(std::string_view what);
 [[nodiscard]] std::string to_json(const Fault& fault);
 
 /// Who answers, for the header of every answer.
@@ -44,6 +58,14 @@ struct LeaseCall {
 [[nodiscard]] Parsed<LeaseCall> parse_lease(std::string_view body);
 /// Bodies of calls without fields of ours: must be an object or empty.
 [[nodiscard]] Parsed<bool> parse_nothing(std::string_view body);
+/// The fields that auth/*, cluster/* and maintenance/* calls have between them.
+struct AdminCall {
+  enum class Action : std::uint8_t { get, activate, deactivate };
+  std::string name;
+  std::int64_t id = 0;
+  Action action = Action::get;
+};
+[[nodiscard]] Parsed<AdminCall> parse_admin(std::string_view body);
 struct WatchCall {
   WatchRequest request;
   std::int64_t watch_id = 0;

@@ -120,8 +120,10 @@ class Fixture {
 
   awaitable<Response> answer(Request r) {
     if (r.path == "/peer") {
-      std::string text = fmt::format("certified={} cn={} uid={}", r.peer.certified, r.peer.common_name,
-                                     r.peer.uid ? std::to_string(*r.peer.uid) : "none");
+      static constexpr const char* kVia[] = {"plain", "tls", "unix"};
+      std::string text = fmt::format("via={} identity={} certified={} cn={} uid={}",
+                                     kVia[static_cast<int>(r.peer.via())], r.peer.identity(), r.peer.certified,
+                                     r.peer.common_name, r.peer.uid ? std::to_string(*r.peer.uid) : "none");
       for (const auto& d : r.peer.dns_names) text += " dns=" + d;
       for (const auto& ip : r.peer.ips) text += " ip=" + ip.to_string();
       co_return Response::text(200, text);

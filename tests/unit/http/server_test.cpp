@@ -229,6 +229,28 @@ TEST(HttpServer, StopEndsStreamsAndHandlersAndIsAwaited) {
   EXPECT_FALSE(RawSocket(f.at()).connected());
 }
 
+TEST(HttpServer, WhatIsNoRequestIsRefusedInTheServersShape) {
+  ServerOptions options{.header_bytes = 4096, .body_bytes = 64};
+  options.refusal = [](unsigned status, const std::string& what) {
+    return Response::json(status, fmt::format(R"({{"status":{},"what":"{}"}})", status, what));
+  };
+  Fixture f(options);
+  struct Row {
+    std::string bytes;
+    unsigned status;
+  };
+  for (const Row& row : {Row{"NONSENSE\r\n\r\n", 400}, Row{"GET /echo HTTP/1.1\r\n\r\n", 400},
+                         Row{"GET /echo HTTP/1.1\r\nHost: x\r\nX: " + std::string(8192, 'x') + "\r\n\r\n", 431},
+                         Row{"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 65\r\n\r\n", 413}}) {
+    RawSocket raw(f.at());
+    ASSERT_TRUE(raw.send(row.bytes));
+    const auto answer = raw.receive();
+    EXPECT_NE(answer.find(fmt::format("HTTP/1.1 {} ", row.status)), std::string::npos) << answer;
+    EXPECT_NE(answer.find("Content-Type: application/json"), std::string::npos) << answer;
+    EXPECT_NE(answer.find(fmt::format(R"({{"status":{},)", row.status)), std::string::npos) << answer;
+  }
+}
+
 TEST(HttpServer, UnixSocketKnowsItsPeerAndReplacesAStaleFile) {
   test::TempDir dir("http");
   const auto at = *Endpoint::parse("unix:" + dir.file("x.sock"));
@@ -237,7 +259,8 @@ TEST(HttpServer, UnixSocketKnowsItsPeerAndReplacesAStaleFile) {
     struct stat st {};
     ASSERT_EQ(::stat(at.unix_path.c_str(), &st), 0);
     EXPECT_EQ(st.st_mode & 0777, 0600U);
-    EXPECT_EQ(f.get(f.client(), "/peer")->body, fmt::format("certified=false cn= uid={}", ::getuid()));
+    EXPECT_EQ(f.get(f.client(), "/peer")->body,
+              fmt::format("via=unix identity= certified=false cn= uid={}", ::getuid()));
     Loop loop("second");
     Server second(loop.executor(), {}, [](Request) -> awaitable<Response> { co_return Response(); });
     auto busy = second.listen({.at = at});

@@ -1,3 +1,5 @@
+#include <openssl/bio.h>
+#include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <sys/stat.h>
 
@@ -20,7 +22,9 @@ TEST(HttpTls, MutualWithTheRightCertificates) {
   auto& c = f.client({.tls = pki.issue(request)});
   auto a = f.get(c, "/peer");
   ASSERT_TRUE(a) << a.error().what;
-  EXPECT_EQ(a->body, "certified=true cn=node-1 uid=none dns=node-1 dns=node-1.example ip=10.0.0.1 ip=2001:db8::1");
+  EXPECT_EQ(a->body,
+            "via=tls identity=node-1 certified=true cn=node-1 uid=none dns=node-1 dns=node-1.example ip=10.0.0.1 "
+            "ip=2001:db8::1");
   EXPECT_EQ(f.ask(c, {.method = "POST", .target = "/echo", .body = std::string(3'000'000, 'x')})->body.size(),
             3'000'000U + 11);
   auto l = f.open(c, {.target = "/forever"});
@@ -97,7 +101,51 @@ TEST(HttpTls, WithoutCaFileNoClientCertificateIsAsked) {
   auto files = pki.issue("server");
   const auto ca = std::exchange(files.ca_file, "");
   Fixture f({}, tls_listen(files));
-  EXPECT_EQ(f.get(f.client({.tls = {.ca_file = ca}}), "/peer")->body, "certified=false cn= uid=none");
+  EXPECT_EQ(f.get(f.client({.tls = {.ca_file = ca}}), "/peer")->body, "via=tls identity= certified=false cn= uid=none");
+}
+
+TEST(HttpTls, AnOptionalCertificateMustVerifyWhenShown) {
+  test::Certificates pki;
+  test::Certificates foreign;
+  auto where = tls_listen(pki.issue("server"));
+  where.client_certificate = ClientCertificate::optional;
+  Fixture f({}, where);
+  EXPECT_EQ(f.get(f.client({.tls = {.ca_file = pki.ca_file()}}), "/peer")->body,
+            "via=tls identity= certified=false cn= uid=none");
+  const auto named = f.get(f.client({.tls = pki.issue(CertificateRequest{.name = "node-1"})}), "/peer");
+  ASSERT_TRUE(named) << named.error().what;
+  EXPECT_EQ(named->body, "via=tls identity=node-1 certified=true cn=node-1 uid=none");
+  auto stranger = foreign.issue("node-1");
+  stranger.ca_file = pki.ca_file();
+  for (const auto& files : {stranger, pki.issue(CertificateRequest{.name = "node-1", .valid = std::chrono::hours(-1)}),
+                            pki.issue(CertificateRequest{.name = "node-1", .client = false})}) {
+    auto a = f.get(f.client({.tls = files}), "/peer");
+    ASSERT_FALSE(a) << a->body;
+    EXPECT_EQ(a.error().code, Errc::no_permission) << a.error().what;
+  }
+  EXPECT_TRUE(test::eventually("three failures", [&] { return f.stats().tls_failures == 3; }));
+}
+
+TEST(HttpTls, ACertificateWithTwoNamesNamesNobody) {
+  test::Certificates pki;
+  auto files = pki.issue(CertificateRequest{.name = "node-1"});
+  std::unique_ptr<BIO, int (*)(BIO*)> in(BIO_new_file(files.cert_file.c_str(), "r"), BIO_free);
+  std::unique_ptr<X509, void (*)(X509*)> cert(PEM_read_bio_X509(in.get(), nullptr, nullptr, nullptr), X509_free);
+  const auto ca = pki.ca().key_pem;
+  std::unique_ptr<BIO, int (*)(BIO*)> ca_bio(BIO_new_mem_buf(ca.data(), static_cast<int>(ca.size())), BIO_free);
+  std::unique_ptr<EVP_PKEY, void (*)(EVP_PKEY*)> key(PEM_read_bio_PrivateKey(ca_bio.get(), nullptr, nullptr, nullptr),
+                                                     EVP_PKEY_free);
+  ASSERT_TRUE(cert && key);
+  X509_NAME_add_entry_by_txt(X509_get_subject_name(cert.get()), "CN", MBSTRING_UTF8,
+                             reinterpret_cast<const unsigned char*>("admin"), -1, -1, 0);
+  ASSERT_NE(X509_sign(cert.get(), key.get(), EVP_sha256()), 0);
+  std::unique_ptr<BIO, int (*)(BIO*)> out(BIO_new_file(files.cert_file.c_str(), "w"), BIO_free);
+  ASSERT_EQ(PEM_write_bio_X509(out.get(), cert.get()), 1);
+  out.reset();
+  Fixture f({}, tls_listen(pki.issue("server")));
+  auto a = f.get(f.client({.tls = files}), "/peer");
+  ASSERT_TRUE(a) << a.error().what;
+  EXPECT_EQ(a->body, "via=tls identity= certified=true cn= uid=none");
 }
 
 TEST(HttpTls, WhatIsNotTlsIsDropped) {

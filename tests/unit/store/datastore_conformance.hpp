@@ -392,6 +392,90 @@ TEST_P(DatastoreConformance, AMissingKeyHasZerosAndNoValue) {
   EXPECT_FALSE(holds(C::Target::value, C::Op::less, "x"));
 }
 
+TEST_P(DatastoreConformance, ACompareOfARangeHoldsForEveryKeyOfIt) {
+  put("a", "x");
+  put("b", "x");
+  const auto second = put("b", "x");
+  const auto succeeds = [&](Compare c, std::string_view key, std::string_view end) {
+    c.key = k(key);
+    c.range_end = k(end);
+    TxnRequest txn;
+    txn.compare = {std::move(c)};
+    return must(run(ds_->txn(std::move(txn)), "txn")).succeeded;
+  };
+  const auto is = [](Compare::Target target, Compare::Op op, std::int64_t number, std::string value = {}) {
+    return Compare{{}, target, op, number, std::move(value), {}};
+  };
+  using T = Compare::Target;
+  using O = Compare::Op;
+  EXPECT_TRUE(succeeds(is(T::value, O::equal, 0, "x"), "a", "c"));
+  EXPECT_FALSE(succeeds(is(T::version, O::equal, 1), "a", "c"));
+  EXPECT_TRUE(succeeds(is(T::version, O::equal, 1), "a", "b"));
+  EXPECT_TRUE(succeeds(is(T::version, O::greater, 0), "a", "c"));
+  EXPECT_TRUE(succeeds(is(T::mod, O::less, second + 1), "a", "c"));
+  EXPECT_FALSE(succeeds(is(T::mod, O::less, second), "a", "c"));
+  // Of a range without keys: what holds for a missing one.
+  EXPECT_TRUE(succeeds(is(T::version, O::equal, 0), "x", "z"));
+  EXPECT_FALSE(succeeds(is(T::value, O::not_equal, 0, "x"), "x", "z"));
+}
+
+TEST_P(DatastoreConformance, FiltersLeaveKeysOutOfTheAnswerButNotOfTheCount) {
+  const auto a = put("a", "1");
+  const auto b = put("b", "1");
+  const auto c = put("c", "1");
+  const auto again = put("a", "2");
+  auto r = all();
+  r.min_mod_revision = b;
+  r.max_mod_revision = c;
+  auto got = range(r);
+  EXPECT_EQ(names(got), (Names{"b", "c"}));
+  EXPECT_EQ(got.count, 3);
+  EXPECT_FALSE(got.more);
+  r.limit = 1;
+  got = range(r);
+  EXPECT_EQ(names(got), Names{"b"});
+  EXPECT_TRUE(got.more);
+  r = all();
+  r.max_create_revision = a;
+  EXPECT_EQ(names(range(r)), Names{"a"});
+  r.revision = c;  // in the past, too
+  EXPECT_EQ(range(r).kvs.at(0).value, "1");
+  r = all();
+  r.min_create_revision = b;
+  r.sort_order = SortOrder::descend;
+  EXPECT_EQ(names(range(r)), (Names{"c", "b"}));
+  r = all();
+  r.min_mod_revision = again + 1;
+  got = range(r);
+  EXPECT_TRUE(got.kvs.empty());
+  EXPECT_EQ(got.count, 3);
+}
+
+TEST_P(DatastoreConformance, APutCanKeepTheValueOrTheLease) {
+  const auto lease = must(run(ds_->lease_grant(600), "grant")).id;
+  const auto keep = [&](std::string value, LeaseId id, bool keep_value, bool keep_lease) {
+    PutRequest r{.key = k("a"), .value = std::move(value), .lease = id};
+    r.ignore_value = keep_value;
+    r.ignore_lease = keep_lease;
+    return run(ds_->put(std::move(r)), "put");
+  };
+  EXPECT_EQ(code(keep("", 0, true, false)), Errc::invalid) << "no such key";
+  EXPECT_EQ(code(keep("", 0, false, true)), Errc::invalid);
+  put("a", "1", lease);
+  EXPECT_EQ(code(keep("x", 0, true, false)), Errc::invalid) << "a value to ignore";
+  EXPECT_EQ(code(keep("x", lease, false, true)), Errc::invalid);
+  must(keep("2", 0, false, true));
+  EXPECT_EQ(get("a")->value, "2");
+  EXPECT_EQ(get("a")->lease, lease);
+  must(keep("", 0, true, false));
+  EXPECT_EQ(get("a")->value, "2");
+  EXPECT_EQ(get("a")->lease, 0);
+  EXPECT_EQ(get("a")->version, 3);
+  must(keep("", lease, true, false));
+  must(run(ds_->lease_revoke(lease), "revoke"));
+  EXPECT_FALSE(get("a")) << "the lease was attached";
+}
+
 TEST_P(DatastoreConformance, ATransactionIsOneRevisionAndSeesItsOwnWrites) {
   const auto before = put("old", "1");
   TxnRequest txn;

@@ -33,7 +33,9 @@ struct Served final : DatastoreBackend {
     if (!opened) throw std::runtime_error(opened.error().what);
     kv = std::move(*opened);
     server.start();
-    gateway = std::make_unique<etcd::Gateway>(server.executor(), *kv);
+    etcd::GatewayOptions options;
+    options.admins = {"client"};
+    gateway = std::make_unique<etcd::Gateway>(server.executor(), *kv, options);
     auto bound = gateway->listen({.at = *http::Endpoint::parse("https://127.0.0.1:0"), .tls = pki.issue("server")});
     if (!bound) throw std::runtime_error(bound.error().what);
     server.call([&] { gateway->start(); });

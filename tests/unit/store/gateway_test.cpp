@@ -1,115 +1,12 @@
 // The gateway as a peer meets it: bytes over a socket. Every exchange of the parity tests goes to the gateway and to a
 // real etcd that starts as empty, and status and body must be the same (ids, raft term and lease numbers aside).
-#include "core/store/etcd/gateway.hpp"
-
-#include <gtest/gtest.h>
-
-#include <boost/json.hpp>
-
-#include "core/http/client.hpp"
-#include "core/wire/base64.hpp"
-#include "tests/support/await.hpp"
-#include "tests/support/certificates.hpp"
 #include "tests/support/command.hpp"
-#include "tests/support/etcd.hpp"
-#include "tests/support/temp_dir.hpp"
+#include "tests/support/raw_client.hpp"
 #include "tests/support/wait.hpp"
+#include "tests/unit/store/gateway_fixture.hpp"
 
 namespace calico::store::etcd {
 namespace {
-
-namespace json = boost::json;
-
-struct Embedded {
-  explicit Embedded(Loop& l, http::TlsFiles tls = {}, Kv::Options options = {}) : loop(l) {
-    options.path = dir.file("state.db");
-    auto opened = Kv::open(std::move(options));
-    if (!opened) throw std::runtime_error(opened.error().what);
-    kv = std::move(*opened);
-    gateway = std::make_unique<Gateway>(loop.executor(), *kv);
-    auto at = http::Endpoint::parse(tls.cert_file.empty() ? "http://127.0.0.1:0" : "https://127.0.0.1:0");
-    if (auto s = gateway->listen({.at = *at, .tls = std::move(tls)}); !s) throw std::runtime_error(s.error().what);
-    loop.call([&] { gateway->start(); });
-  }
-  ~Embedded() {
-    auto stop = [](Gateway* g) -> awaitable<bool> {
-      co_await g->stop();
-      co_return true;
-    };
-    std::promise<void> stopped;
-    boost::asio::co_spawn(loop.executor(), stop(gateway.get()), [&](std::exception_ptr, bool) { stopped.set_value(); });
-    stopped.get_future().wait();
-    loop.call([&] { gateway.reset(); });
-    kv->stop();
-  }
-  http::Endpoint endpoint() const { return gateway->endpoints().at(0); }
-  Loop& loop;
-  test::TempDir dir{"gateway"};
-  std::unique_ptr<Kv> kv;
-  std::unique_ptr<Gateway> gateway;
-};
-
-/// One server as a client sees it.
-class Peer {
- public:
-  Peer(test::LoopRunner& runner, http::Endpoint at, http::TlsFiles tls = {}) : runner_(runner) {
-    auto made = http::Client::create(runner.loop().executor(), {.endpoints = {std::move(at)}, .tls = std::move(tls)});
-    if (!made) throw std::runtime_error(made.error().what);
-    client_ = std::move(*made);
-  }
-  ~Peer() {
-    runner_.loop().call([&] { client_.reset(); });
-  }
-  Result<http::Answer> try_send(std::string method, std::string target, std::string body) {
-    http::ClientRequest request;
-    request.method = std::move(method);
-    request.target = std::move(target);
-    request.body = std::move(body);
-    return runner_.run(client_->request(request), request.target.c_str());
-  }
-  http::Answer send(std::string method, std::string target, std::string body) {
-    auto a = try_send(std::move(method), std::move(target), std::move(body));
-    if (!a) throw std::runtime_error(a.error().what);
-    return std::move(*a);
-  }
-  http::Answer post(std::string path, std::string body) { return send("POST", "/v3/" + path, std::move(body)); }
-  std::unique_ptr<http::LineReader> watch(std::string body) {
-    http::ClientRequest request;
-    request.method = "POST";
-    request.target = "/v3/watch";
-    request.body = std::move(body);
-    auto r = runner_.run(client_->open(request), "the watch");
-    if (!r) throw std::runtime_error(r.error().what);
-    return std::move(*r);
-  }
-  std::string line(http::LineReader& r) {
-    auto text = runner_.run(r.read_line(std::chrono::seconds(20)), "a line");
-    return text ? *text : "error: " + std::string(to_string(text.error().code)) + ": " + text.error().what;
-  }
-
- private:
-  test::LoopRunner& runner_;
-  std::unique_ptr<http::Client> client_;
-};
-
-std::string b(std::string_view s) { return "\"" + wire::base64_encode(s) + "\""; }
-
-/// Removes what differs between two servers by nature.
-void strip(json::value& v) {
-  if (auto* a = v.if_array()) {
-    for (auto& x : *a) strip(x);
-  } else if (auto* o = v.if_object()) {
-    for (const auto* name : {"cluster_id", "member_id", "raft_term"}) o->erase(name);
-    for (auto& [key, x] : *o) strip(x);
-  }
-}
-json::value canonical(const std::string& text) {
-  boost::system::error_code ec;
-  auto v = json::parse(text, ec);
-  if (ec) return json::value(json::string(text));
-  strip(v);
-  return v;
-}
 
 class GatewayParity : public testing::Test {
  protected:
@@ -192,6 +89,111 @@ TEST_F(GatewayParity, KeysAndRanges) {
   kv("put", R"({"key":)" + b("/big") + R"(,"value":)" + b(std::string(1400000, 'x')) + "}");
   kv("put", R"({"key":)" + b("/big") + R"(,"value":)" + b(std::string(1600000, 'x')) + "}");
   same("/v3beta/kv/range", R"({"key":)" + b("/a") + "}");
+}
+
+TEST_F(GatewayParity, FiltersByRevision) {
+  for (int i = 0; i < 6; ++i) kv("put", R"({"key":)" + b("/s" + std::to_string(i)) + R"(,"value":"eA=="})");  // 2-7
+  kv("put", R"({"key":)" + b("/s0") + R"(,"value":"eA=="})");                                                 // 8
+  kv("put", R"({"key":)" + b("/s1") + R"(,"value":"eA=="})");                                                 // 9
+  const std::string span = R"({"key":)" + b("/s") + R"(,"range_end":)" + b("/t");
+  for (const char* more :
+       {R"("min_mod_revision":5)", R"("max_mod_revision":5)", R"("min_create_revision":"4")",
+        R"("max_create_revision":4)", R"("minModRevision":4,"maxModRevision":8)", R"("min_mod_revision":5,"limit":2)",
+        R"("min_mod_revision":5,"limit":5)", R"("max_mod_revision":7,"limit":2,"sort_order":"DESCEND")",
+        R"("max_mod_revision":7,"limit":4,"sort_target":"MOD")", R"("min_create_revision":4,"count_only":true)",
+        R"("min_create_revision":4,"keys_only":true)", R"("min_mod_revision":-1)", R"("max_mod_revision":-1)",
+        R"("max_mod_revision":6,"revision":7)", R"("min_mod_revision":0)",
+        // Without an order etcd sorts what the limit left of the keys, not all of them.
+        R"("sort_target":"MOD","limit":2)", R"("sort_target":"MOD","limit":2,"sort_order":"ASCEND")",
+        R"("sort_target":"MOD","limit":1,"revision":9)"})
+    kv("range", span + "," + more + "}");
+  kv("range", R"({"key":)" + b("/s0") + R"(,"min_mod_revision":100})");
+  same_code("/v3/kv/range", R"({"key":"L3Mw","min_mod_revision":"x"})");
+}
+
+TEST_F(GatewayParity, PutsThatKeepAPart) {
+  same("/v3/lease/grant", R"({"TTL":600,"ID":7})");
+  const auto both = [&](const std::string& fields) {
+    kv("put", R"({"key":)" + b("/k") + "," + fields + "}");
+    kv("range", R"({"key":)" + b("/k") + "}");
+    kv("txn", R"({"success":[{"request_put":{"key":)" + b("/t") + "," + fields + "}}]}");
+    kv("range", R"({"key":)" + b("/t") + "}");
+  };
+  for (int round = 0; round < 2; ++round) {  // without the key, and with it
+    both(R"("ignore_value":true)");
+    both(R"("ignore_lease":true)");
+    both(R"("ignore_value":true,"ignore_lease":true)");
+    both(R"("ignore_value":true,"value":"eA==")");
+    both(R"("ignore_lease":true,"lease":7)");
+    both(R"("ignore_lease":true,"lease":7,"ignore_value":true)");
+    both(R"("ignoreValue":true,"lease":99)");
+    both(R"("value":"djE=","lease":7)");
+    both(R"("ignore_lease":true,"value":"djI=","prev_kv":true)");
+    both(R"("ignore_value":true,"prev_kv":true,"ignore_lease":true)");
+    both(R"("ignore_value":true,"lease":"7")");
+    both(R"("ignore_value":true)");
+  }
+  // All or nothing, puts before ranges.
+  kv("txn", R"({"success":[{"request_put":{"key":)" + b("/n") + R"(,"value":"MQ=="}},{"request_put":{"key":)" +
+                b("/none") + R"(,"ignore_value":true}}]})");
+  kv("range", R"({"key":)" + b("/n") + "}");
+  kv("txn",
+     R"({"success":[{"request_range":{"key":"YQ==","revision":1000}},{"request_put":{"key":"YQ==","lease":99}}]})");
+  kv("txn", R"({"success":[{"request_delete_range":{"key":)" + b("/k") + R"(}},{"request_put":{"key":)" + b("/k") +
+                R"(,"ignore_value":true}}]})");
+  same("/v3/lease/revoke", R"({"ID":7})");
+  kv("range", R"({"key":)" + b("/") + R"(,"range_end":)" + b("0") + "}");
+}
+
+TEST_F(GatewayParity, ComparesOfRanges) {
+  for (const char* key : {"/s0", "/s1", "/s2"}) kv("put", R"({"key":)" + b(key) + R"(,"value":"eA=="})");
+  kv("put", R"({"key":)" + b("/s1") + R"(,"value":"eA=="})");
+  for (const auto& [key, end] : std::vector<std::pair<std::string, std::string>>{
+           {"/s", "/t"}, {"/s0", "/s1"}, {"/x", "/y"}, {"/z", "/a"}, {"/s", std::string(1, '\0')}, {"/s1", "/s1"}})
+    for (const char* compare :
+         {R"("target":"VERSION","version":1)", R"("target":"VERSION","result":"GREATER","version":0)",
+          R"("target":"VERSION","version":0)", R"("target":"VALUE","value":"eA==")",
+          R"("target":"VALUE","result":"NOT_EQUAL","value":"eQ==")",
+          R"("target":"MOD","result":"LESS","mod_revision":6)",
+          R"("target":"CREATE","result":"GREATER","create_revision":1)", R"("target":"LEASE","lease":0)"})
+      kv("txn", R"({"compare":[{"key":)" + b(key) + R"(,"range_end":)" + b(end) + "," + compare + "}]}");
+  kv("txn", R"({"compare":[{"range_end":)" + b("/t") + R"(,"target":"VERSION"}]})");
+}
+
+TEST_F(GatewayParity, UsersAlarmsAndMembersThatAreNot) {
+  for (const char* path :
+       {"authenticate", "enable", "disable", "user/list", "user/get", "user/delete", "user/changepw", "user/grant",
+        "user/revoke", "role/list", "role/get", "role/delete", "role/grant", "role/revoke"}) {
+    same(std::string("/v3/auth/") + path, "{}");
+    same(std::string("/v3beta/auth/") + path, R"({"name":"x","user":"x","role":"y","password":"z"})");
+    same_code(std::string("/v3/auth/") + path, "{");
+  }
+  same("/v3/auth/user/add", "{}");
+  same("/v3/auth/role/add", "");
+  same_code("/v3/auth/user/get", R"({"name":[]})");
+  same("/v3/auth/status", "{}");  // 3.4 has none
+  for (const char* body : {"{}", R"({"action":"GET"})", R"({"action":2,"alarm":"NOSPACE","memberID":"5"})"})
+    same("/v3/maintenance/alarm", body);
+  for (const char* body : {"[]", R"({"action":"WRONG"})", R"({"alarm":"X"})", R"({"memberID":"x"})"})
+    same_code("/v3/maintenance/alarm", body);
+  same("/v3/maintenance/transfer-leadership", R"({"targetID":"5"})");
+  for (const char* path : {"remove", "update", "promote"})
+    same(std::string("/v3/cluster/member/") + path, R"({"ID":1})");
+  same("/v3/nope", "{}");
+  same("/v3/kv/nope", "{}");
+  // Members differ by nature; their shape does not.
+  const auto shape = [](const http::Answer& a) {
+    EXPECT_EQ(a.status, 200U);
+    const auto v = json::parse(a.body);
+    EXPECT_FALSE(v.at("header").as_object().contains("revision"));
+    EXPECT_EQ(v.at("members").as_array().size(), 1U);
+    const auto& m = v.at("members").at(0);
+    EXPECT_EQ(m.at("ID"), v.at("header").at("member_id"));
+    EXPECT_TRUE(m.at("name").is_string());
+    return std::string(m.at("clientURLs").at(0).as_string());
+  };
+  EXPECT_EQ(shape(theirs_peer_->post("cluster/member/list", "{}")), etcd_->endpoint());
+  EXPECT_EQ(shape(ours_peer_->post("cluster/member/list", "{}")), ours_->endpoint().to_string());
 }
 
 TEST_F(GatewayParity, WhatIsMalformed) {
@@ -313,7 +315,7 @@ TEST_F(GatewayTest, SaysWhoItIsAndWhatItDoesNotServe) {
   EXPECT_EQ(status.at("leader"), status.at("header").at("member_id"));
   EXPECT_EQ(status.at("header").at("revision"), "1");
   for (const char* path : {"auth/user/add", "election/campaign", "lock/lock", "maintenance/snapshot"}) {
-    const auto a = p.post(path, "{}");
+    const auto a = p.post(path, R"({"name":"x"})");
     EXPECT_EQ(a.status, 501U) << path;
     EXPECT_EQ(json::parse(a.body).at("code"), 12);
     EXPECT_NE(a.body.find("use etcd"), std::string::npos);
@@ -424,6 +426,103 @@ TEST_F(GatewayTest, HostileBodiesAreAnswered) {
   const auto huge = p.try_send("POST", "/v3/kv/put", std::string(5 << 20, 'x'));
   EXPECT_EQ(huge ? huge->status : 413U, 413U);
   EXPECT_EQ(p.post("maintenance/status", "{}").status, 200U);
+}
+
+/// What is no request, or none of ours: 4xx with etcd's fields, and nothing stays behind.
+TEST_F(GatewayTest, WhatIsNoRequestIsRefusedAndLeavesNothing) {
+  Embedded e(runner_.loop());
+  const auto request = [](const std::string& method, const std::string& path, const std::string& headers,
+                          const std::string& body) {
+    return fmt::format("{} {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}Content-Length: {}\r\n\r\n{}", method, path,
+                       headers, body.size(), body);
+  };
+  struct Row {
+    const char* what;
+    std::string bytes;
+    unsigned status;
+    int code;  ///< 0 = not JSON, as with etcd
+  };
+  const std::vector<Row> rows{
+      {"not HTTP", "\x16\x03\x01 hello\r\n\r\n", 400, 3},
+      {"endless headers", "POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nX: " + std::string(64 * 1024, 'x'), 431, 3},
+      {"many headers",
+       request(
+           "POST", "/v3/kv/put",
+           [] {
+             std::string all;
+             for (int i = 0; i < 4000; ++i) all += fmt::format("X-{}: y\r\n", i);
+             return all;
+           }(),
+           "{}"),
+       431, 3},
+      {"a huge body", "POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", 413, 8},
+      {"a huge chunk", "POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffffffff\r\n", 413,
+       8},
+      {"a length that is none", "POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", 400, 3},
+      {"two lengths", "POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}", 400,
+       3},
+      {"deep JSON", request("POST", "/v3/kv/range", "", std::string(100000, '[')), 400, 3},
+      {"deep objects",
+       request("POST", "/v3/kv/txn", "",
+               [] {
+                 std::string all;
+                 for (int i = 0; i < 10000; ++i) all += R"({"success":[{"request_txn":)";
+                 return all;
+               }()),
+       400, 3},
+      {"cut JSON", request("POST", "/v3/kv/range", "", R"({"key":"YQ)"), 400, 3},
+      {"two texts", request("POST", "/v3/kv/range", "", R"({"key":"YQ=="}{"key":"YQ=="})"), 400, 3},
+      {"bad base64", request("POST", "/v3/kv/put", "", R"({"key":"Y!=="})"), 400, 3},
+      {"a NUL", request("POST", "/v3/kv/put", "", std::string("{\"key\":\"Y\0==\"}", 15)), 400, 3},
+      {"a number too large", request("POST", "/v3/kv/compaction", "", R"({"revision":1e400})"), 400, 3},
+      {"GET", request("GET", "/v3/kv/range", "", ""), 405, 0},
+      {"DELETE", request("DELETE", "/v3/kv/range", "", "{}"), 405, 0},
+      {"no method of HTTP", request("BREW", "/v3/kv/range", "", "{}"), 405, 0},
+      {"no such path", request("POST", "/v3/kv/nope", "", "{}"), 404, 0},
+      {"no path", request("POST", "v3", "", "{}"), 400, 3},
+      {"a bad escape", request("POST", "/v3/kv/%zz", "", "{}"), 400, 3},
+      {"HTTP/2", "PRI * HTTP/2.0\r\nHost: x\r\n\r\nSM\r\n\r\n", 400, 3},
+  };
+  for (int round = 0; round < 20; ++round)
+    for (const auto& row : rows) {
+      test::RawClient raw(e.endpoint().port);
+      raw.send(row.bytes);
+      const auto answer = raw.read_all();
+      ASSERT_TRUE(answer.starts_with(fmt::format("HTTP/1.1 {} ", row.status)))
+          << row.what << ": " << answer.substr(0, 300);
+      const auto body = answer.substr(answer.find("\r\n\r\n") + 4);
+      if (row.code == 0) continue;
+      boost::system::error_code ec;
+      const auto v = json::parse(body, ec);
+      ASSERT_FALSE(ec) << row.what << ": " << body;
+      EXPECT_EQ(v.at("code"), row.code) << row.what;
+      EXPECT_EQ(v.at("error"), v.at("message"));
+    }
+  EXPECT_EQ(e.kv->revision(), 1);
+  EXPECT_TRUE(test::eventually("nothing held", [&] {
+    const auto s = e.clients();
+    const auto server = runner_.loop().call([&] { return e.gateway->stats(); });
+    return s.clients == 0 && s.requests == 0 && s.bytes == 0 && server.connections == 0;
+  }));
+}
+
+TEST_F(GatewayTest, ExpiredAndForeignCertificatesDoNotConnect) {
+  test::Certificates pki;
+  test::Certificates other;
+  Embedded e(runner_.loop(), pki.issue("server"));
+  auto foreign = other.issue("node-1");
+  foreign.ca_file = pki.ca_file();
+  http::CertificateRequest expired{.name = "node-1", .valid = std::chrono::hours(-1)};
+  http::CertificateRequest server_only{.name = "node-1", .client = false};
+  for (const auto& files : {foreign, pki.issue(expired), pki.issue(server_only)}) {
+    Peer p(runner_, e.endpoint(), files);
+    const auto a = p.try_send("POST", "/v3/maintenance/status", "{}");
+    ASSERT_FALSE(a);
+    EXPECT_EQ(a.error().code, Errc::no_permission) << a.error().what;
+  }
+  EXPECT_TRUE(test::eventually(
+      "three failures", [&] { return runner_.loop().call([&] { return e.gateway->stats(); }).tls_failures == 3; }));
+  EXPECT_EQ(e.clients().clients, 0U);
 }
 
 }  // namespace
