@@ -5,6 +5,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "core/http/certificates.hpp"
+#include "tests/support/certificates.hpp"
 #include "tests/support/netns.hpp"
 #include "tests/support/temp_dir.hpp"
 #include "tests/support/wait.hpp"
@@ -111,6 +113,60 @@ TEST(JoinNetns, FromTokenToDeletionAndBack) {
   EXPECT_THAT(text_of(log("ctl")), HasSubstr("membership.joined name=rr-1"));
   node.kill_now(SIGTERM);
   running.kill_now(SIGTERM);
+}
+
+/// An operator's own CA: with its key nodes can join, without it the controller says why they cannot; a certificate of
+/// his for the listener is used, and a node still finds the pinned CA in what that presents.
+TEST(JoinNetns, WithTheOperatorsFiles) {
+  NEEDS_NETNS();
+  test::TempDir dir("join");
+  test::Certificates pki;
+  ASSERT_TRUE(http::write_file(dir.file("ca.key"), pki.ca().key_pem, 0600));
+  http::CertificateRequest wanted;
+  wanted.name = "ctl";
+  wanted.ips = {*Ip::parse("10.77.0.1")};
+  const auto files = pki.issue(wanted);
+  const auto given = fmt::format("cert_file = {}\nkey_file = {}\n", files.cert_file, files.key_file);
+  const auto ca_key = "ca_key_file = " + dir.file("ca.key") + "\n";
+  const struct {
+    std::string more;
+    bool joins;
+  } rows[] = {{ca_key, true}, {given + ca_key, true}, {given, false}};
+  int n = 0;
+  for (const auto& row : rows) {
+    const auto name = "ctl" + std::to_string(++n);
+    test::Netns controller(name), host("node");
+    test::veth(controller, "eth0", host, "eth0");
+    controller.run("ip addr add 10.77.0.1/24 dev eth0");
+    host.run("ip addr add 10.77.0.2/24 dev eth0");
+    std::ofstream(dir.file(name + ".conf"))
+        << "[node]\nname = ctl\nstate_dir = " << dir.file(name) << "/state\nrun_dir = " << dir.file(name)
+        << "/run\nfelix_cfg =\n[controller]\napi_listen = 127.0.0.1:9696\n[datastore]\nlisten = "
+           "10.77.0.1:2379\nca_file = "
+        << pki.ca_file() << "\n"
+        << row.more;
+    auto running = controller.spawn("exec " + kNode + " role controller --config " + dir.file(name + ".conf"),
+                                    dir.file(name + ".log"));
+    const auto ask = [&](const std::string& what) {
+      return controller.try_run(kNode + " " + what + " --config " + dir.file(name + ".conf") + " 2>" + dir.file("err"));
+    };
+    ASSERT_TRUE(eventually("the controller", [&] { return ask("store status").status == 0; }))
+        << text_of(dir.file(name + ".log"));
+    auto token = ask("join token");
+    if (!row.joins) {
+      EXPECT_EQ(token.status, 1);
+      EXPECT_THAT(text_of(dir.file("err")), HasSubstr("set [datastore] ca_key_file"));
+      continue;
+    }
+    ASSERT_EQ(token.status, 0) << text_of(dir.file("err"));
+    EXPECT_THAT(text_of(dir.file("err")), HasSubstr("calico-node join https://10.77.0.1:2379 --token T"));
+    token.text.pop_back();
+    std::ofstream(dir.file("node.conf")) << "[node]\nstate_dir = " << dir.file("node" + std::to_string(n)) << "\n";
+    const auto joined = host.try_run(kNode + " join https://10.77.0.1:2379 --name n1 --token " + token.text +
+                                     " --config " + dir.file("node.conf") + " --config-dir " + dir.file("conf.d"));
+    EXPECT_EQ(joined.status, 0) << joined.text;
+    EXPECT_THAT(text_of(dir.file("conf.d/50-join.conf")), HasSubstr("[node]\nname = n1\n"));
+  }
 }
 
 }  // namespace
