@@ -323,7 +323,7 @@ awaitable<Response> Authority::Impl::join(Request request) {
   auto issued = co_await run<Issued>(std::move(f));
   const auto peer = request.peer.to_string();
   if (!issued) {
-    if (hooks.event) hooks.event("membership.join_refused", call->name, issued.error().what, peer);
+    if (hooks.event) hooks.event("membership.join_refused", call->name.substr(0, 64), issued.error().what, peer);
     co_return fault(issued.error());
   }
   limit.give_back(from);
