@@ -166,7 +166,7 @@ Result<Joined> join(const JoinOptions& options) {
     }
     // Refused, as revoked or as another cloud's: then the token must help. Not reached: it would not help either.
     if (!answer && answer.error().code != Errc::no_permission)
-      return wrap(answer.error(), "the controller does not answer; is it running, and is this its [datastore] listen?");
+      return wrap(answer.error(), "no controller answers; look whether it runs and this is its [datastore] listen");
     if (answer && answer->status != 401)
       return fail(code_of(answer->status), "the controller: {}", refusal_text(answer->status, answer->body));
   }
@@ -190,7 +190,7 @@ Result<Joined> join(const JoinOptions& options) {
                 "this is not the controller the token is from, or not one of its certificate's names ([datastore] "
                 "server_names there)");
   if (!answer)
-    return wrap(answer.error(), "the controller does not answer; is it running, and is this its [datastore] listen?");
+    return wrap(answer.error(), "no controller answers; look whether it runs and this is its [datastore] listen");
   if (answer->status != 200)
     return fail(code_of(answer->status), "the controller: {}", refusal_text(answer->status, answer->body));
   auto made = parse_answer(answer->body, options.name, *key, options.token.ca_hash);

@@ -465,7 +465,7 @@ TEST(Membership, NobodyThere) {
   o.pki_dir = node.file("pki");
   auto away = join(o);
   ASSERT_FALSE(away);
-  EXPECT_THAT(away.error().what, HasSubstr("the controller does not answer"));
+  EXPECT_THAT(away.error().what, HasSubstr("no controller answers"));
   EXPECT_EQ(away.error().what.find('\n'), std::string::npos);
   o.endpoints = {*http::Endpoint::parse("http://127.0.0.1:1")};
   EXPECT_THAT(join(o).error().what, HasSubstr("https is needed"));
