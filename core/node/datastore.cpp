@@ -160,7 +160,7 @@ Status Datastore::Impl::open_authority(const config::Config& config, const std::
   }
   options.serve_own = own_certificate;
   options.own_name = config.text("node.name");
-  if (config.schema().find("datastore.admins")) options.admins = config.list("datastore.admins");
+  options.admins = config.list("datastore.admins");
   options.server_names = config.list("datastore.server_names");
   for (const auto& at : config.ip_ports("datastore.listen")) {
     if (!at.ip.is_unspecified()) options.server_names.push_back(at.ip.to_string());
