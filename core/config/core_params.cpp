@@ -28,8 +28,8 @@ constexpr Param kCore[] = {
     {.name = "datastore.listen",
      .type = Type::ip_port_list,
      .def = "127.0.0.1:2379",
-     .help = "Controller: where the embedded datastore is served; beyond loopback it needs the TLS files or insecure = "
-             "yes."},
+     .help = "Controller: where the embedded datastore is served; beyond loopback with TLS: the files below, else a CA "
+             "and a certificate of its own in state_dir/pki."},
     {.name = "datastore.admins",
      .type = Type::list,
      .help =
@@ -65,6 +65,17 @@ constexpr Param kCore[] = {
      .help = "This node's certificate.",
      .felix_name = "EtcdCertFile"},
     {.name = "datastore.key_file", .type = Type::secret_file, .help = "Its key.", .felix_name = "EtcdKeyFile"},
+    {.name = "datastore.ca_key_file",
+     .type = Type::secret_file,
+     .help = "Controller: the key of ca_file, so that nodes can join with a token."},
+    {.name = "datastore.server_names",
+     .type = Type::list,
+     .help = "Controller: further names and addresses nodes reach it by, for the certificate it issues itself."},
+    {.name = "datastore.certificate_life",
+     .type = Type::duration,
+     .range = "1h:3650d",
+     .def = "90d",
+     .help = "Controller: how long the certificates it issues are valid; a running node renews at two thirds."},
     {.name = "datastore.username",
      .help =
          "Our user at an etcd with authentication, which knows nobody by a certificate; the embedded datastore does."},
@@ -346,8 +357,6 @@ constexpr Param kCore[] = {
      .help = "Prometheus and health. Not yet built: must be empty."},
 };
 
-bool beyond_loopback(const IpPort& e) { return !e.ip.is_loopback(); }
-
 }  // namespace
 
 Params core_params() { return kCore; }
@@ -361,11 +370,19 @@ void check_core(const Config& c, Faults& faults) {
   if (name.size() > 253 || name.find_first_of("/% \t") != std::string::npos)
     fault("node.name", "must be a host name: no '/', '%' or white space, at most 253 characters");
 
+  const bool embedded = !c.is_set("datastore.endpoints");
+  const bool ca_key = c.is_set("datastore.ca_key_file");
   const bool tls_any =
       c.is_set("datastore.ca_file") || c.is_set("datastore.cert_file") || c.is_set("datastore.key_file");
   const bool tls_all =
       c.is_set("datastore.ca_file") && c.is_set("datastore.cert_file") && c.is_set("datastore.key_file");
-  if (tls_any && !tls_all) {
+  if (ca_key) {
+    if (!embedded) fault("datastore.ca_key_file", "is for a controller with the embedded datastore; remove it here");
+    if (!c.is_set("datastore.ca_file")) fault("datastore.ca_file", "missing; ca_key_file is its key");
+    for (const auto& [one, other] : {std::pair{"datastore.cert_file", "datastore.key_file"},
+                                     std::pair{"datastore.key_file", "datastore.cert_file"}})
+      if (!c.is_set(one) && c.is_set(other)) fault(one, fmt::format("missing; it belongs to {}", other));
+  } else if (tls_any && !tls_all) {
     for (const char* key : {"datastore.ca_file", "datastore.cert_file", "datastore.key_file"})
       if (!c.is_set(key)) fault(key, "missing; mutual TLS needs ca_file, cert_file and key_file");
   }
@@ -374,12 +391,6 @@ void check_core(const Config& c, Faults& faults) {
     if (!https && !url.starts_with("http://"))
       fault("datastore.endpoints", fmt::format("'{}' is not http://ADDRESS:PORT or https://ADDRESS:PORT", url));
   }
-  if (!c.is_set("datastore.endpoints") && !tls_all && !c.boolean("datastore.insecure"))
-    for (const auto& e : c.ip_ports("datastore.listen"))
-      if (beyond_loopback(e))
-        fault("datastore.listen",
-              fmt::format("{} is beyond loopback: set ca_file, cert_file and key_file, or insecure = yes",
-                          e.to_string()));
 
   for (const auto& n : c.sections("bgp.range")) {
     const auto key = "bgp.range." + n + ".";

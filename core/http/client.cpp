@@ -121,6 +121,7 @@ struct Exchange {
   std::unique_ptr<Parser> parser;
   Answer answer;
   bool any_byte = false;
+  std::uint64_t tls_count = 0;  ///< Impl::tls_count when it was connected
 };
 
 class Lines final : public LineReader {
@@ -248,6 +249,7 @@ struct Client::Impl : std::enable_shared_from_this<Client::Impl> {
   asio::any_io_executor executor;
   ClientOptions options;
   std::shared_ptr<TlsContext> tls;
+  std::uint64_t tls_count = 0;  ///< of reloads: a connection of an earlier one is not kept
   std::size_t current = 0;
   std::size_t busy = 0;
   asio::steady_timer freed;
@@ -266,8 +268,13 @@ awaitable<Result<std::shared_ptr<Exchange>>> Client::Impl::connect(TimePoint dea
     const Endpoint to = options.endpoints[current];
     // A share of what is left for each endpoint not yet tried: one that swallows packets must not use it all up.
     const Duration share = left_until(deadline) / static_cast<long>(count - i);
+    const auto with = tls_count;
     auto made = co_await connect_transport(to, tls, std::min(options.connect_timeout, share));
-    if (made) co_return std::make_shared<Exchange>(std::move(*made), to, options);
+    if (made) {
+      auto x = std::make_shared<Exchange>(std::move(*made), to, options);
+      x->tls_count = with;
+      co_return x;
+    }
     code = made.error().code;
     tried += fmt::format("{}{}", tried.empty() ? "" : "; ", made.error().what);
     move_on(to);
@@ -352,7 +359,7 @@ awaitable<Result<Answer>> Client::Impl::request(ClientRequest request) {
     if (head) {
       Answer answer = std::move(x->answer);
       answer.body = std::move(x->parser->get().body());
-      const bool keep = x->parser->keep_alive() && x->in.empty() && !closed;
+      const bool keep = x->parser->keep_alive() && x->in.empty() && !closed && x->tls_count == tls_count;
       if (keep) {
         idle.push_back(x);
         while (idle.size() > options.max_connections) {
@@ -421,6 +428,17 @@ void Client::close() {
   for (auto& weak : impl_->used)
     if (auto t = weak.lock()) t->close();
   impl_->freed.cancel();
+}
+
+Status Client::reload_tls() {
+  if (!impl_->tls) return {};
+  auto tls = make_client_tls(impl_->options.tls);
+  if (!tls) return tl::unexpected(tls.error());
+  impl_->tls = std::move(*tls);
+  ++impl_->tls_count;
+  for (auto& x : impl_->idle) x->transport->close();
+  impl_->idle.clear();
+  return {};
 }
 
 void Client::move_on(const Endpoint& from) { impl_->move_on(from); }

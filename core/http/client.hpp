@@ -77,6 +77,9 @@ class Client {
   [[nodiscard]] awaitable<Result<std::unique_ptr<LineReader>>> open(ClientRequest request);
   /// Closes idle connections and makes running requests fail with closed.
   void close();
+  /// Reads the TLS files again; connections made from now on use them, idle ones are closed. On an error what was
+  /// loaded stays. Errors: invalid (file).
+  [[nodiscard]] Status reload_tls();
   /// Tries another endpoint first next time, if this one is the first now: for answers that say "not me".
   void move_on(const Endpoint& from);
   /// The endpoint tried first now.

@@ -67,6 +67,8 @@ struct Peer {
   std::string common_name;  ///< empty also when the certificate has none, two, or one that cannot be printed
   std::vector<std::string> dns_names;
   std::vector<Ip> ips;
+  std::string serial;            ///< of the certificate: lower-case hexadecimal
+  WallTime certificate_until{};  ///< its end
   bool unix_socket = false;
   std::optional<std::uint32_t> uid;  ///< unix socket: SO_PEERCRED
   std::optional<std::uint32_t> gid;
@@ -143,6 +145,9 @@ struct TlsFiles {
   std::string ca_file;
   std::string cert_file;
   std::string key_file;
+  /// Client, instead of ca_file: the SHA-256 (hexadecimal) of a public key. The CA with that key must be in the chain
+  /// the server presents, and is the only one trusted.
+  std::string ca_pin{};
 };
 
 }  // namespace calico::http

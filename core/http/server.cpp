@@ -229,6 +229,8 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
     Acceptor acceptor;
     Endpoint at;
     std::shared_ptr<TlsContext> tls;
+    TlsFiles files{};
+    bool certificate_required = true;
     dev_t device = 0;
     ino_t inode = 0;  ///< of the unix socket, so that only our own file is removed
   };
@@ -348,6 +350,8 @@ Status Server::Impl::listen(Listen where) {
   acceptor.assign(asio::generic::stream_protocol(family, 0), fd, ec);
   if (ec) return refuse(ec.value());
   auto entry = std::make_unique<Bound>(std::move(acceptor), where.at, std::move(tls));
+  entry->files = where.tls;
+  entry->certificate_required = where.client_certificate == ClientCertificate::required;
   if (where.at.is_unix()) {
     struct stat st {};
     if (::lstat(where.at.unix_path.c_str(), &st) == 0) entry->device = st.st_dev, entry->inode = st.st_ino;
@@ -619,6 +623,31 @@ awaitable<void> Server::stop() {
   auto impl = impl_;
   impl->close_all();
   co_await impl->tasks.join();
+}
+
+Status Server::reload_tls() {
+  std::vector<std::shared_ptr<TlsContext>> fresh;
+  for (const auto& b : impl_->bound) {
+    fresh.emplace_back();
+    if (!b->tls) continue;
+    auto made = make_server_tls(b->files, b->certificate_required);
+    if (!made) return wrap(made.error(), "listen on " + b->at.to_string());
+    fresh.back() = std::move(*made);
+  }
+  for (std::size_t i = 0; i < fresh.size(); ++i)
+    if (fresh[i]) impl_->bound[i]->tls = std::move(fresh[i]);
+  return {};
+}
+
+std::size_t Server::close_peers(const std::function<bool(const Peer&)>& which) {
+  std::size_t closed = 0;
+  for (auto& o : impl_->open) {
+    const auto t = o.transport.lock();
+    if (!t || !which(t->peer())) continue;
+    t->close();
+    ++closed;
+  }
+  return closed;
 }
 
 ServerStats Server::stats() const {

@@ -81,6 +81,13 @@ class Server {
   awaitable<void> stop();
   ServerStats stats() const;
 
+  /// Reads the files of every TLS listener again; connections accepted from now on use them. All or nothing: on an
+  /// error what was loaded stays. Errors: invalid (file).
+  [[nodiscard]] Status reload_tls();
+  /// Closes at once every connection whose peer `which` names, streams included; handlers that run are left to end.
+  /// How many.
+  std::size_t close_peers(const std::function<bool(const Peer&)>& which);
+
  private:
   struct Impl;
   std::shared_ptr<Impl> impl_;

@@ -20,6 +20,8 @@
 #include <boost/asio/write.hpp>
 #include <optional>
 
+#include "core/http/openssl.hpp"
+
 namespace calico::http {
 
 namespace asio = boost::asio;
@@ -34,6 +36,7 @@ constexpr int kUserTimeoutMs = 10'000;
 struct TlsContextImpl final : TlsContext {
   explicit TlsContextImpl(ssl::context::method method) : context(method) {}
   ssl::context context;
+  std::string pin;  ///< TlsFiles::ca_pin
 };
 
 /// The reason of the last OpenSSL fault, without its numbers.
@@ -87,6 +90,24 @@ int select_http11(SSL*, const unsigned char** out, unsigned char* out_len, const
   return SSL_TLSEXT_ERR_NOACK;
 }
 
+/// Trusts the one CA of the presented chain whose key is pinned: with it the usual verification is done, names, dates
+/// and purpose included. Without it nothing is.
+int verify_pinned(X509_STORE_CTX* ctx, void* pin) {
+  const auto* presented = X509_STORE_CTX_get0_untrusted(ctx);
+  for (int i = 0; i < sk_X509_num(presented); ++i) {
+    X509* cert = sk_X509_value(presented, i);
+    if (key_hash(X509_get_X509_PUBKEY(cert)) != *static_cast<const std::string*>(pin)) continue;
+    STACK_OF(X509)* trusted = sk_X509_new_null();
+    if (!trusted || sk_X509_push(trusted, cert) == 0) break;
+    X509_STORE_CTX_set0_trusted_stack(ctx, trusted);
+    const int verified = X509_verify_cert(ctx);
+    sk_X509_free(trusted);
+    return verified;
+  }
+  X509_STORE_CTX_set_error(ctx, X509_V_ERR_APPLICATION_VERIFICATION);
+  return 0;
+}
+
 bool printable(std::string_view s) {
   for (char c : s)
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) return false;
@@ -107,6 +128,8 @@ void read_certificate(SSL* ssl_handle, Peer& peer) {
     OPENSSL_free(text);
     if (!printable(peer.common_name)) peer.common_name.clear();
   }
+  peer.serial = serial_text(cert.get());
+  peer.certificate_until = wall_time(X509_get0_notAfter(cert.get()));
   auto* names = static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(cert.get(), NID_subject_alt_name, nullptr, nullptr));
   for (int i = 0; names && i < sk_GENERAL_NAME_num(names); ++i) {
     const GENERAL_NAME* name = sk_GENERAL_NAME_value(names, i);
@@ -213,6 +236,8 @@ class Connection final : public Transport, public std::enable_shared_from_this<C
       co_return Status{};
     }
     const long verdict = SSL_get_verify_result(tls_->native_handle());
+    if (verdict == X509_V_ERR_APPLICATION_VERIFICATION && !deadline.expired())
+      co_return fail(Errc::no_permission, "TLS: the pinned CA is not in the chain the server presents");
     if (verdict != X509_V_OK && !deadline.expired())
       co_return fail(Errc::no_permission, "TLS: certificate of the peer refused: {}",
                      X509_verify_cert_error_string(verdict));
@@ -392,9 +417,13 @@ Result<std::shared_ptr<TlsContext>> make_client_tls(const TlsFiles& files) {
   SSL_CTX* ctx = tls->context.native_handle();
   common_settings(ctx);
   if (auto s = load_files(ctx, files); !s) return tl::unexpected(s.error());
-  if (files.ca_file.empty() && SSL_CTX_set_default_verify_paths(ctx) != 1)
+  if (files.ca_file.empty() && files.ca_pin.empty() && SSL_CTX_set_default_verify_paths(ctx) != 1)
     return fail(Errc::unavailable, "TLS: the system's CA certificates: {}", openssl_reason());
   SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, nullptr);
+  if (!files.ca_pin.empty()) {
+    tls->pin = files.ca_pin;
+    SSL_CTX_set_cert_verify_callback(ctx, verify_pinned, &tls->pin);
+  }
   static constexpr unsigned char kAlpn[] = {8, 'h', 't', 't', 'p', '/', '1', '.', '1'};
   SSL_CTX_set_alpn_protos(ctx, kAlpn, sizeof kAlpn);
   ERR_clear_error();

@@ -23,5 +23,6 @@ int role_main(const Invocation& in);
 int modules_main(const Invocation& in);
 int store_main(const Invocation& in);
 int node_main(const Invocation& in);
+int join_main(const Invocation& in);
 
 }  // namespace calico::node

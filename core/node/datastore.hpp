@@ -1,14 +1,20 @@
 #pragma once
 /// The process' datastore: embedded and served to the other nodes (role controller without endpoints), or a client of a
-/// remote one.
+/// remote one. Over TLS with a CA whose key is here it also lets nodes join (core/membership); as a client whose
+/// certificate came from `join` it renews that.
+#include <chrono>
 #include <memory>
 #include <string>
 
 #include "core/config/config.hpp"
+#include "core/loop/loop.hpp"
 #include "core/store/datastore.hpp"
 
 namespace calico::store {
 class Kv;
+}
+namespace calico::membership {
+class Authority;
 }
 
 namespace calico::node {
@@ -25,6 +31,12 @@ class Datastore {
 
   std::shared_ptr<store::Datastore> shared();
   store::Kv* kv();  ///< nullptr when remote
+  /// nullptr: no node can join here, for the reason no_join() gives. Used in loop().
+  membership::Authority* authority();
+  const std::string& no_join() const;
+  Loop& loop();
+  /// Where nodes connect, with TLS.
+  std::vector<std::string> join_urls() const;
 
  private:
   struct Impl;

@@ -37,6 +37,7 @@ constexpr Command kCommands[] = {
      role_main},
     {"modules", "the modules found: modules [--json]", modules_main},
     {"node", "the cloud's Nodes: node list|delete NAME", node_main},
+    {"join", "membership: join URL --token T on a node; join token|list|revoke NAME on the controller", join_main},
     {"store", "the datastore, for operators: store status|get KEY|accept", store_main},
     {"birdc", "BIRD's control protocol: birdc [-s SOCKET] show …|configure|enable|disable|restart|reload NAME|…",
      birdc},
@@ -63,7 +64,7 @@ int help(const Invocation& in) {
 }
 
 int unknown(const Invocation& in, const std::string& command) {
-  for (const char* later : {"apply", "get", "delete", "validate", "join", "cleanup"})
+  for (const char* later : {"apply", "get", "delete", "validate", "cleanup"})
     if (command == later) {
       fmt::print(stderr, "calico-node: {} is not built yet; calico-node help lists what is\n", command);
       return 2;

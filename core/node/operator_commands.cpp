@@ -31,7 +31,9 @@ constexpr const char* kNodeUsage =
     "  list       the Nodes, their roles, and whether their agent reports itself alive\n"
     "  drain      before maintenance: the Node's routes become everybody's last choice (RFC 8326), also after its\n"
     "             restart, until --off\n"
-    "  delete     the Node goes, and with it the BGP sessions that followed from it\n";
+    "  delete     the Node goes, and with it the BGP sessions that followed from it; on the controller its "
+    "certificates\n"
+    "             are revoked\n";
 constexpr const char* kCommon =
     "  options of each: --config FILE (repeatable), --run-dir DIR: where the process has its control.ctl\n";
 
@@ -236,7 +238,7 @@ int node_delete(const Asked& a) {
   json::value v;
   const auto target = "/node/delete?name=" + http::percent_encode(a.words[1]);
   if (const int code = ask(a, "node delete", "POST", target, &v); code != 0) return code;
-  if (!a.json) fmt::print("deleted Node {}\n", a.words[1]);
+  if (!a.json) fmt::print("deleted Node {}, {} certificates revoked\n", a.words[1], text_of(at(v, "revoked")));
   return 0;
 }
 

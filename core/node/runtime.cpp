@@ -20,6 +20,7 @@
 #include "core/module/control_server.hpp"
 #include "core/module/module.hpp"
 #include "core/node/datastore.hpp"
+#include "core/node/join_control.hpp"
 #include "core/node/notify.hpp"
 #include "core/node/store_control.hpp"
 #include "core/store/db.hpp"
@@ -185,7 +186,9 @@ class Runtime final : public module::Context {
       });
     }
 
-    store_control_ = std::make_unique<StoreControl>(*sync_, region, control_);
+    join_control_ = std::make_unique<JoinControl>(*datastore_, control_);
+    store_control_ = std::make_unique<StoreControl>(
+        *sync_, region, control_, [this](const std::string& name) { return join_control_->revoke(name); });
     control_.handle("GET /status", [this](const module::ControlRequest&) { return describe(); });
     return control_.listen(run_dir() + "/control.ctl");
   }
@@ -294,6 +297,7 @@ class Runtime final : public module::Context {
     for (auto r = running_.rbegin(); r != running_.rend(); ++r) r->table->destroy(r->object);
     running_.clear();
     store_control_.reset();
+    join_control_.reset();
     speaker_.reset();
     sync_state_.reset();
     if (sync_) sync_->stop();
@@ -312,6 +316,7 @@ class Runtime final : public module::Context {
   std::unique_ptr<sync::Subscription> sync_state_;
   std::optional<sync::Phase> phase_;
   std::unique_ptr<bgp::Speaker> speaker_;
+  std::unique_ptr<JoinControl> join_control_;
   std::unique_ptr<StoreControl> store_control_;
   module::ControlServer control_;
   std::vector<Running> running_;

@@ -81,7 +81,9 @@ Result<std::optional<std::string>> with_drain(std::string_view text, bool on) {
 }  // namespace
 
 struct StoreControl::Impl {
-  Impl(sync::Service& s, std::string r) : service(s), region(std::move(r)) { loop.start(); }
+  Impl(sync::Service& s, std::string r, Revoke v) : service(s), region(std::move(r)), revoke(std::move(v)) {
+    loop.start();
+  }
   ~Impl() {
     loop.call([this] { tasks.cancel(); });
     loop.stop();
@@ -270,6 +272,9 @@ struct StoreControl::Impl {
   ControlReply remove(const ControlRequest& r) {
     const auto name = param(r, "name");
     if (name.empty() || name.find('/') != std::string::npos) return error(400, "which node?");
+    // First, so that the host cannot write its Node again.
+    auto revoked = revoke ? revoke(name) : Result<std::vector<std::string>>();
+    if (!revoked) return error(revoked.error());
     auto& ds = service.datastore();
     auto done = wait<store::DeleteResult>([&ds, name]() -> awaitable<Result<store::DeleteResult>> {
       store::DeleteRequest request;
@@ -278,18 +283,20 @@ struct StoreControl::Impl {
       co_return answer;
     });
     if (!done) return error(done.error());
-    if (done->deleted == 0) return error(404, fmt::format("no Node {}", name));
-    return {200, json::serialize(json::object{{"deleted", name}, {"revision", done->revision}})};
+    if (done->deleted == 0 && revoked->empty()) return error(404, fmt::format("no Node {}", name));
+    return {200, json::serialize(
+                     json::object{{"deleted", name}, {"revision", done->revision}, {"revoked", revoked->size()}})};
   }
 
   sync::Service& service;
   const std::string region;
+  const Revoke revoke;
   Loop loop{"control-store"};
   TaskGroup tasks{loop.executor(), "control-store"};
 };
 
-StoreControl::StoreControl(sync::Service& service, std::string region, module::Control& control)
-    : impl_(std::make_unique<Impl>(service, std::move(region))) {
+StoreControl::StoreControl(sync::Service& service, std::string region, module::Control& control, Revoke revoke)
+    : impl_(std::make_unique<Impl>(service, std::move(region), std::move(revoke))) {
   auto* i = impl_.get();
   control.handle("GET /store/status", [i](const ControlRequest& r) { return i->status(r); });
   control.handle("GET /store/get", [i](const ControlRequest& r) { return i->get(r); });

@@ -543,6 +543,12 @@ awaitable<Result<TxnResult>> EtcdClient::txn(TxnRequest request) {
   return run_there<TxnResult>(impl->executor, std::move(f));
 }
 
+awaitable<Status> EtcdClient::reload_tls() {
+  auto impl = impl_;
+  std::function<awaitable<Status>()> f = [impl]() -> awaitable<Status> { co_return impl->http->reload_tls(); };
+  co_return co_await run_on<Status>(impl->executor, std::move(f));
+}
+
 awaitable<Result<Revision>> EtcdClient::compact(Revision revision) {
   auto impl = impl_;
   std::function<awaitable<Result<Revision>>()> f = [impl, revision] {

@@ -47,6 +47,10 @@ class EtcdClient final : public Datastore {
   EtcdClient(const EtcdClient&) = delete;
   EtcdClient& operator=(const EtcdClient&) = delete;
 
+  /// Reads the TLS files again, for connections made from now on; watches that run keep theirs. On an error what was
+  /// loaded stays.
+  [[nodiscard]] awaitable<Status> reload_tls();
+
   [[nodiscard]] awaitable<Result<ServerStatus>> status() override;
   [[nodiscard]] awaitable<Result<RangeResult>> range(RangeRequest request) override;
   [[nodiscard]] awaitable<Result<PutResult>> put(PutRequest request) override;

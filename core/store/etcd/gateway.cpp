@@ -434,13 +434,22 @@ Gateway::Gateway(boost::asio::any_io_executor executor, Kv& kv, GatewayOptions o
     const int code = status == 413 ? kResourceExhausted : status == 408 ? kDeadlineExceeded : kInvalidArgument;
     return fault(Fault{status, code, what});
   };
-  auto handler = [service = service_](Request request) { return Service::handle(service, std::move(request)); };
+  server.stream_request = [front = front_](const Request& r) { return front->takes && front->takes(r); };
+  http::Handler handler = [front = front_, service = service_](Request r) {
+    return r.body_reader || (front->takes && front->takes(r)) ? front->handle(std::move(r))
+                                                              : Service::handle(service, std::move(r));
+  };
   server_ = std::make_unique<http::Server>(std::move(executor), std::move(server), std::move(handler));
 }
 Gateway::~Gateway() = default;
 
 Status Gateway::listen(http::Listen where) { return server_->listen(std::move(where)); }
 std::vector<http::Endpoint> Gateway::endpoints() const { return server_->endpoints(); }
+void Gateway::set_front(GatewayFront front) { *front_ = std::move(front); }
+Status Gateway::reload_tls() { return server_->reload_tls(); }
+std::size_t Gateway::close_peers(const std::function<bool(const http::Peer&)>& which) {
+  return server_->close_peers(which);
+}
 void Gateway::start() {
   for (const auto& e : server_->endpoints()) service_->urls.push_back(e.to_string());
   server_->start();

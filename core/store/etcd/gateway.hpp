@@ -20,6 +20,7 @@
 /// Thread: listen before start(); all else in the executor's loop. Owns: the server and its watches; `kv` outlives it.
 /// Errors: listen: those of http::Server. Limits: 4 MiB a body, 4096 connections, a watch line of about 1 MiB (one
 /// revision is never cut).
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,6 +38,13 @@ struct GatewayOptions {
   http::Handler otherwise;
 };
 
+/// Somebody else's part of the same listener, asked first.
+struct GatewayFront {
+  /// Whether the request is its own. Asked when the headers are in: such a request has its body unread, in body_reader.
+  std::function<bool(const http::Request&)> takes;
+  http::Handler handle;
+};
+
 class Gateway {
  public:
   Gateway(boost::asio::any_io_executor executor, Kv& kv, GatewayOptions options = {});
@@ -45,7 +53,12 @@ class Gateway {
   Gateway& operator=(const Gateway&) = delete;
 
   [[nodiscard]] Status listen(http::Listen where);
+  /// Before start().
+  void set_front(GatewayFront front);
   std::vector<http::Endpoint> endpoints() const;
+  /// http::Server's.
+  [[nodiscard]] Status reload_tls();
+  std::size_t close_peers(const std::function<bool(const http::Peer&)>& which);
   void start();
   awaitable<void> stop();
   http::ServerStats stats() const;
@@ -54,6 +67,7 @@ class Gateway {
  private:
   struct Service;
   std::shared_ptr<Service> service_;
+  std::shared_ptr<GatewayFront> front_ = std::make_shared<GatewayFront>();
   std::unique_ptr<http::Server> server_;
 };
 

@@ -178,7 +178,13 @@ TEST_F(ConfigTest, CrossChecks) {
     return all(l.faults);
   };
   EXPECT_EQ(faults_of(""), "");
-  EXPECT_THAT(faults_of("[datastore]\nlisten = 192.168.0.2:2379\n"), HasSubstr("beyond loopback"));
+  EXPECT_EQ(faults_of("[datastore]\nlisten = 192.168.0.2:2379\n"), "") << "with TLS of its own";
+  EXPECT_THAT(faults_of("[datastore]\nca_key_file = /k\n"), HasSubstr("ca_key_file is its key"));
+  EXPECT_THAT(faults_of("[datastore]\nca_key_file = /k\nca_file = /c\ncert_file = /x\n"),
+              HasSubstr("belongs to datastore.cert_file"));
+  EXPECT_EQ(faults_of("[datastore]\nca_key_file = /k\nca_file = /c\n"), "");
+  EXPECT_THAT(faults_of("[datastore]\nendpoints = https://h:1\nca_key_file = /k\nca_file = /c\n"),
+              HasSubstr("is for a controller"));
   EXPECT_EQ(faults_of("[datastore]\nlisten = 192.168.0.2:2379\ninsecure = yes\n"), "");
   EXPECT_THAT(faults_of("[datastore]\nca_file = /a\n"), HasSubstr("cert_file: missing"));
   EXPECT_THAT(faults_of("[datastore]\nendpoints = 192.168.0.2:2379\n"), HasSubstr("is not http://"));

@@ -3,6 +3,9 @@
 #include <openssl/ssl.h>
 #include <sys/stat.h>
 
+#include <set>
+
+#include "core/http/openssl.hpp"
 #include "tests/unit/http/fixture.hpp"
 
 namespace calico::http {
@@ -146,6 +149,111 @@ TEST(HttpTls, ACertificateWithTwoNamesNamesNobody) {
   auto a = f.get(f.client({.tls = files}), "/peer");
   ASSERT_TRUE(a) << a.error().what;
   EXPECT_EQ(a->body, "via=tls identity= certified=true cn= uid=none");
+}
+
+namespace {
+std::string key_hash_of(const std::string& cert_pem) {
+  const BioPtr bio = bio_of(cert_pem);
+  const CertPtr cert(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr));
+  return key_hash(X509_get_X509_PUBKEY(cert.get()));
+}
+}  // namespace
+
+TEST(HttpTls, APinnedKeyStandsForTheCa) {
+  test::Certificates pki;
+  test::Certificates foreign;
+  // The CA reaches the client although it is not in cert_file: the server completes its chain from ca_file.
+  auto where = tls_listen(pki.issue("server"));
+  where.client_certificate = ClientCertificate::optional;
+  Fixture f({}, where);
+  const auto pin = key_hash_of(pki.ca().cert_pem);
+  auto right = f.get(f.client({.tls = {.ca_pin = pin}}), "/echo");
+  ASSERT_TRUE(right) << right.error().what;
+  EXPECT_EQ(right->status, 200U);
+  auto wrong = f.get(f.client({.tls = {.ca_pin = key_hash_of(foreign.ca().cert_pem)}}), "/echo");
+  ASSERT_FALSE(wrong);
+  EXPECT_EQ(wrong.error().code, Errc::no_permission);
+  EXPECT_NE(wrong.error().what.find("the pinned CA is not in the chain"), std::string::npos) << wrong.error().what;
+  // All else is verified as usual: the name, and the date.
+  auto at = f.at();
+  at.host = "127.0.0.2";
+  Fixture elsewhere({}, {.at = *Endpoint::parse("https://127.0.0.2:0"), .tls = pki.issue("server")});
+  EXPECT_NE(elsewhere.get(elsewhere.client({.tls = {.ca_pin = pin}}), "/echo").error().what.find("mismatch"),
+            std::string::npos);
+  Fixture old({}, tls_listen(pki.issue(CertificateRequest{
+                      .name = "old", .ips = {*Ip::parse("127.0.0.1")}, .valid = std::chrono::hours(-1)})));
+  EXPECT_NE(old.get(old.client({.tls = {.ca_pin = pin}}), "/echo").error().what.find("expired"), std::string::npos);
+  EXPECT_EQ(f.stats().requests, 1U);
+}
+
+TEST(HttpTls, FilesAreLoadedAgain) {
+  test::Certificates pki;
+  const auto server_files = pki.issue("server"), client_files = pki.issue("client");
+  Fixture f({}, tls_listen(server_files));
+  auto& c = f.client({.tls = client_files});
+  EXPECT_EQ(f.get(c, "/peer")->body,
+            "via=tls identity=client certified=true cn=client uid=none dns=localhost "
+            "ip=127.0.0.1 ip=::1");
+  std::set<std::string> serials;
+  const auto look = [&] {
+    f.loop.call([&] {
+      (void)f.server->close_peers([&](const Peer& p) {
+        serials.insert(p.serial);
+        EXPECT_GT(p.certificate_until, std::chrono::system_clock::now());
+        return false;
+      });
+    });
+  };
+  look();
+  EXPECT_EQ(serials.size(), 1U);
+  EXPECT_EQ(serials.begin()->find_first_not_of("0123456789abcdef"), std::string::npos);
+  // New files under the same names.
+  const auto next = issue(pki.ca(), {.name = "client", .ips = {*Ip::parse("127.0.0.1")}});
+  ASSERT_TRUE(write_file(client_files.cert_file, next->cert_pem, 0644));
+  const auto half = f.loop.call([&] { return c.reload_tls(); });
+  ASSERT_FALSE(half) << "the key is still the old one's";
+  EXPECT_EQ(f.get(c, "/peer")->status, 200U) << "what was loaded stays";
+  ASSERT_TRUE(write_file(client_files.key_file, next->key_pem, 0600));
+  ASSERT_TRUE(f.loop.call([&] { return c.reload_tls(); }));
+  EXPECT_EQ(f.get(c, "/peer")->body, "via=tls identity=client certified=true cn=client uid=none ip=127.0.0.1");
+  look();
+  EXPECT_EQ(serials.size(), 2U);
+  // And the server's: from another CA, so that the client notices.
+  test::Certificates foreign;
+  const auto other = issue(foreign.ca(), {.name = "server", .ips = {*Ip::parse("127.0.0.1")}});
+  ASSERT_TRUE(write_file(server_files.cert_file, other->cert_pem, 0644));
+  EXPECT_FALSE(f.loop.call([&] { return f.server->reload_tls(); }));
+  EXPECT_EQ(f.get(f.client({.tls = client_files}), "/echo")->status, 200U);
+  ASSERT_TRUE(write_file(server_files.key_file, other->key_pem, 0600));
+  EXPECT_TRUE(f.loop.call([&] { return f.server->reload_tls(); }));
+  EXPECT_FALSE(f.get(f.client({.tls = client_files}), "/echo"));
+  EXPECT_EQ(f.get(c, "/echo")->status, 200U) << "a connection that is open goes on";
+}
+
+TEST(HttpTls, ConnectionsAreClosedByWhoIsThere) {
+  test::Certificates pki;
+  Fixture f({}, tls_listen(pki.issue("server")));
+  auto& a = f.client({.tls = pki.issue("a")});
+  auto& b = f.client({.tls = pki.issue("b")});
+  auto stream_a = f.open(a, {.target = "/forever"});
+  auto stream_b = f.open(b, {.target = "/forever"});
+  ASSERT_TRUE(stream_a && stream_b);
+  EXPECT_TRUE(f.line(**stream_a));
+  EXPECT_TRUE(f.line(**stream_b));
+  EXPECT_EQ(f.get(a, "/echo")->status, 200U);
+  const auto closed =
+      f.loop.call([&] { return f.server->close_peers([](const Peer& p) { return p.identity() == "a"; }); });
+  EXPECT_EQ(closed, 2U) << "the stream, and the one that was kept";
+  auto ended = f.line(**stream_a);
+  ASSERT_FALSE(ended);
+  EXPECT_EQ(ended.error().code, Errc::unavailable) << ended.error().what;
+  EXPECT_TRUE(test::eventually("the stream cancelled", [&] { return f.cancelled == 1; }));
+  EXPECT_EQ(f.running, 1) << "b's goes on";
+  EXPECT_EQ(f.get(a, "/echo")->status, 200U) << "it may come back: who may not is the handler's to say";
+  f.loop.call([&] {
+    stream_a->reset();
+    stream_b->reset();
+  });
 }
 
 TEST(HttpTls, WhatIsNotTlsIsDropped) {

@@ -48,6 +48,17 @@ TEST(Cli, BadUsageIsTwoAndSaysWhat) {
       {" store get", "get takes 1 argument"},
       {" store get /a --frob", "unknown option --frob"},
       {" node delete", "delete takes 1 argument"},
+      {" join", "a URL, or token, list, revoke"},
+      {" join https://127.0.0.1:1", "--token is missing"},
+      {" join https://127.0.0.1:1 --token", "missing value after --token"},
+      {" join https://127.0.0.1:1 --token x", "not a join token"},
+      {" join https://127.0.0.1:1/x --token x", "URL"},
+      {" join a b --token x", "one URL"},
+      {" join token make", "token takes nothing, list, or revoke ID"},
+      {" join token --ttl soon", "--ttl"},
+      {" join list x", "list takes no argument"},
+      {" join revoke", "revoke takes 1 argument"},
+      {" join --frob", "unknown option --frob"},
       {" node drain", "drain takes 1 argument"},
       {" node frob", "unknown 'frob'"},
       {" --modules /nonexistent role compute", "needs the module calico-felix.so"},
@@ -62,7 +73,8 @@ TEST(Cli, BadUsageIsTwoAndSaysWhat) {
 
 TEST(Cli, OperatorCommandsSayThatNothingRuns) {
   for (const char* args : {" store status", " store get /a --json", " store watch", " store accept", " node list",
-                           " node drain x --off", " node delete x"}) {
+                           " node drain x --off", " node delete x", " join token", " join token list",
+                           " join token revoke 0123456789abcdef", " join list", " join revoke x"}) {
     const auto r = run(kNode + args + " --run-dir /nonexistent");
     EXPECT_EQ(r.code, 3) << args << "\n" << r.output;
     EXPECT_THAT(r.output, HasSubstr("/nonexistent/control.ctl")) << args;

@@ -250,5 +250,30 @@ TEST_F(StoreControlTest, DrainIsAnAnnotationAndKeepsTheRest) {
   EXPECT_EQ(ask("POST /node/drain", {{"name", "c1"}}).first, 503);
 }
 
+TEST_F(StoreControlTest, DeletionTakesCertificatesBackFirst) {
+  store_.put(model::node_key("compute-1"), "{}");
+  std::vector<std::string> asked;
+  Result<std::vector<std::string>> answer = std::vector<std::string>{"aa", "bb"};
+  bool there_still = false;
+  commands_.reset();
+  commands_ = std::make_unique<StoreControl>(*service_, "", control_, [&](const std::string& name) {
+    asked.push_back(name);
+    there_still = ask("GET /store/get", {{"key", model::node_key("compute-1")}}).first == 200;
+    return answer;
+  });
+  const auto [code, v] = ask("POST /node/delete", {{"name", "compute-1"}});
+  EXPECT_EQ(code, 200);
+  EXPECT_EQ(v.at("revoked"), 2);
+  EXPECT_TRUE(there_still);
+  EXPECT_EQ(asked, std::vector<std::string>{"compute-1"});
+  EXPECT_EQ(ask("POST /node/delete", {{"name", "compute-1"}}).first, 200) << "certificates without a Node";
+  answer = std::vector<std::string>();
+  EXPECT_EQ(ask("POST /node/delete", {{"name", "compute-1"}}).first, 404);
+  store_.put(model::node_key("compute-1"), "{}");
+  answer = fail(Errc::timeout, "the disk is slow");
+  EXPECT_EQ(ask("POST /node/delete", {{"name", "compute-1"}}).first, 503);
+  EXPECT_EQ(ask("GET /store/get", {{"key", model::node_key("compute-1")}}).first, 200) << "nothing half done";
+}
+
 }  // namespace
 }  // namespace calico::node
