@@ -65,6 +65,7 @@ struct PutRequest {
   std::string value;
   LeaseId lease = 0;
   bool prev_kv = false;
+  std::string who = {};  ///< see TxnRequest::who
 };
 struct PutResult {
   Revision revision = 0;
@@ -75,6 +76,7 @@ struct DeleteRequest {
   std::string key;
   std::string range_end;
   bool prev_kv = false;
+  std::string who = {};  ///< see TxnRequest::who
 };
 struct DeleteResult {
   Revision revision = 0;
@@ -107,6 +109,9 @@ struct TxnRequest {
   std::vector<Compare> compare;
   std::vector<Op> success;
   std::vector<Op> failure;
+  /// Who asks, for the embedded datastore's audit log: the name in a certificate, a module ("neutron"), "operator".
+  /// Empty = not said. It goes nowhere else: not to the wire, and it gives no rights.
+  std::string who = {};
 };
 struct TxnResult {
   Revision revision = 0;
