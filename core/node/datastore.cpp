@@ -6,6 +6,7 @@
 #include "core/http/message.hpp"
 #include "core/log/log.hpp"
 #include "core/loop/loop.hpp"
+#include "core/node/store_keeper.hpp"
 #include "core/store/etcd/client.hpp"
 #include "core/store/etcd/gateway.hpp"
 #include "core/store/kv.hpp"
@@ -14,6 +15,7 @@ namespace calico::node {
 
 struct Datastore::Impl {
   Loop loop{"datastore"};
+  std::unique_ptr<StoreKeeper> keeper;
   std::shared_ptr<store::Kv> kv;
   std::unique_ptr<store::etcd::Gateway> gateway;
   std::shared_ptr<store::Datastore> shared;
@@ -58,9 +60,15 @@ Result<std::unique_ptr<Datastore>> Datastore::open(const config::Config& config,
 
   store::Kv::Options options;
   options.path = state_dir + "/state.db";
+  impl->keeper = std::make_unique<StoreKeeper>(state_dir, StoreKeeper::audit_of(config.text("datastore.audit")));
+  impl->keeper->prepare(options);
   auto kv = store::Kv::open(std::move(options));
   if (!kv) return wrap(kv.error(), "datastore");
   impl->kv = std::move(*kv);
+  if (const auto held = impl->kv->restored_from(); held != 0)
+    log::warn("store.restored", "revision", impl->kv->revision(), "the copy's", held, "then",
+              "every node lists and compares");
+  impl->keeper->start();
   impl->shared = impl->kv;
   impl->gateway = std::make_unique<store::etcd::Gateway>(impl->loop.executor(), *impl->kv);
   for (const auto& at : config.ip_ports("datastore.listen")) {
@@ -86,11 +94,13 @@ Datastore::~Datastore() {
         impl_->loop.executor(), [this]() -> awaitable<void> { co_await impl_->gateway->stop(); }, asio::use_future)
         .get();
   if (impl_->kv) impl_->kv->stop();
+  impl_->keeper.reset();
   impl_->shared.reset();
   impl_->loop.stop();
 }
 
 std::shared_ptr<store::Datastore> Datastore::shared() { return impl_->shared; }
 store::Kv* Datastore::kv() { return impl_->kv.get(); }
+StoreKeeper* Datastore::keeper() { return impl_->keeper.get(); }
 
 }  // namespace calico::node

@@ -13,7 +13,9 @@ class Kv;
 
 namespace calico::node {
 
-/// Thread: main. Owns: the Kv, its gateway and their loop; or the client and its loop.
+class StoreKeeper;
+
+/// Thread: main. Owns: the Kv, its keeper, its gateway and their loop; or the client and its loop.
 class Datastore {
  public:
   /// Errors: invalid (no endpoints and no controller here; bad files), exists (address in use), those of Kv::open.
@@ -24,7 +26,8 @@ class Datastore {
   Datastore& operator=(const Datastore&) = delete;
 
   std::shared_ptr<store::Datastore> shared();
-  store::Kv* kv();  ///< nullptr when remote
+  store::Kv* kv();        ///< nullptr when remote
+  StoreKeeper* keeper();  ///< nullptr when remote
 
  private:
   struct Impl;

@@ -22,6 +22,7 @@
 #include "core/node/datastore.hpp"
 #include "core/node/notify.hpp"
 #include "core/node/store_control.hpp"
+#include "core/node/store_keeper.hpp"
 #include "core/store/db.hpp"
 #include "core/sync/service.hpp"
 
@@ -186,6 +187,7 @@ class Runtime final : public module::Context {
     }
 
     store_control_ = std::make_unique<StoreControl>(*sync_, region, control_);
+    StoreKeeper::handle(control_, datastore_->keeper());
     control_.handle("GET /status", [this](const module::ControlRequest&) { return describe(); });
     return control_.listen(run_dir() + "/control.ctl");
   }
