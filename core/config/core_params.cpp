@@ -84,6 +84,11 @@ constexpr Param kCore[] = {
      .type = Type::boolean,
      .def = "no",
      .help = "Serve the datastore beyond loopback without TLS. Everybody who reaches it owns the cloud."},
+    {.name = "datastore.audit",
+     .range = "no|intent|all",
+     .def = "intent",
+     .help =
+         "A log line for each write of the embedded datastore: who, revision, keys; intent: all but agents' reports."},
 
     {.name = "bgp.router_id",
      .type = Type::ip,

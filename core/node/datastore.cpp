@@ -15,6 +15,7 @@
 #include "core/membership/authority.hpp"
 #include "core/membership/join.hpp"
 #include "core/membership/renewer.hpp"
+#include "core/node/store_keeper.hpp"
 #include "core/store/etcd/client.hpp"
 #include "core/store/etcd/gateway.hpp"
 #include "core/store/kv.hpp"
@@ -24,6 +25,7 @@ namespace calico::node {
 struct Datastore::Impl {
   Loop loop{"datastore"};
   TaskGroup tasks{loop.executor(), "datastore"};
+  std::unique_ptr<StoreKeeper> keeper;
   std::shared_ptr<store::Kv> kv;
   std::unique_ptr<store::etcd::Gateway> gateway;
   std::unique_ptr<membership::Authority> authority;
@@ -191,9 +193,15 @@ Status Datastore::Impl::open_server(const config::Config& config, const std::str
   store::Kv::Options options;
   options.path = state_dir + "/state.db";
   options.schemas = {membership::kMembershipSchema};
+  keeper = std::make_unique<StoreKeeper>(state_dir, StoreKeeper::audit_of(config.text("datastore.audit")));
+  keeper->prepare(options);
   auto opened = store::Kv::open(std::move(options));
   if (!opened) return wrap(opened.error(), "datastore");
   kv = std::move(*opened);
+  if (const auto held = kv->restored_from(); held != 0)
+    log::warn("store.restored", "revision", kv->revision(), "the copy's", held, "then",
+              "every node lists and compares");
+  keeper->start();
   shared = kv;
   gateway = std::make_unique<store::etcd::Gateway>(loop.executor(), *kv, gateway_options(config));
 
@@ -271,12 +279,14 @@ Datastore::~Datastore() {
   if (impl_->kv) impl_->kv->stop();
   impl_->client.reset();
   impl_->renewer.reset();
+  impl_->keeper.reset();
   impl_->shared.reset();
   impl_->loop.stop();
 }
 
 std::shared_ptr<store::Datastore> Datastore::shared() { return impl_->shared; }
 store::Kv* Datastore::kv() { return impl_->kv.get(); }
+StoreKeeper* Datastore::keeper() { return impl_->keeper.get(); }
 membership::Authority* Datastore::authority() { return impl_->authority.get(); }
 const std::string& Datastore::no_join() const { return impl_->no_join; }
 Loop& Datastore::loop() { return impl_->loop; }

@@ -19,7 +19,9 @@ class Authority;
 
 namespace calico::node {
 
-/// Thread: main. Owns: the Kv, its gateway and their loop; or the client and its loop.
+class StoreKeeper;
+
+/// Thread: main. Owns: the Kv, its keeper, its gateway and their loop; or the client and its loop.
 class Datastore {
  public:
   /// Errors: invalid (no endpoints and no controller here; bad files), exists (address in use), those of Kv::open.
@@ -30,7 +32,8 @@ class Datastore {
   Datastore& operator=(const Datastore&) = delete;
 
   std::shared_ptr<store::Datastore> shared();
-  store::Kv* kv();  ///< nullptr when remote
+  store::Kv* kv();        ///< nullptr when remote
+  StoreKeeper* keeper();  ///< nullptr when remote
   /// nullptr: no node can join here, for the reason no_join() gives. Used in loop().
   membership::Authority* authority();
   const std::string& no_join() const;

@@ -1,11 +1,13 @@
 // `calico-node store …` and `calico-node node …`: questions to the running process over its control socket.
 #include <boost/json.hpp>
 #include <cstdio>
+#include <filesystem>
 
 #include "core/config/load.hpp"
 #include "core/http/message.hpp"
 #include "core/module/control_client.hpp"
 #include "core/node/commands.hpp"
+#include "core/store/backup.hpp"
 
 namespace calico::node {
 namespace {
@@ -17,13 +19,19 @@ constexpr const char* kStoreUsage =
     "       calico-node store get KEY [--prefix] [--local] [--json]\n"
     "       calico-node store watch [KEY] [--prefix] [--json]\n"
     "       calico-node store accept [--json]\n"
+    "       calico-node store save FILE [--json]\n"
+    "       calico-node store restore FILE [--json]\n"
     "  status     state of this node's mirror and of what it reports; exit 1 unless in sync\n"
     "  get        a key's value, or with --prefix every key below it and its value; --local: this node's mirror\n"
     "             instead of the datastore\n"
     "  watch      changes of a key, or with --prefix of all below it (default: all of /calico/), a line each, until\n"
     "             interrupted: REVISION put KEY VALUE, REVISION delete KEY\n"
     "  accept     take the datastore as it is after `refusing mass removal`\n"
-    "  not built yet: save, restore, move\n";
+    "  save       a checked copy of the embedded datastore and the API's tables, from the running controller or, when\n"
+    "             it is stopped, from its state.db\n"
+    "  restore    puts such a copy (or a daily one of <state_dir>/backup) in place of state.db, which is kept aside;\n"
+    "             with the controller stopped. Every node then lists and compares\n"
+    "  not built yet: move\n";
 constexpr const char* kNodeUsage =
     "usage: calico-node node list [--json]\n"
     "       calico-node node drain NAME [--off] [--json]\n"
@@ -72,16 +80,17 @@ Result<Asked> parse(const std::vector<std::string>& args) {
   return a;
 }
 
-/// The run_dir of the same configuration the process reads. What else is wrong with it is the process' business.
-std::string run_dir_of(const Asked& a) {
-  if (!a.run_dir.empty()) return a.run_dir;
+/// The same configuration the process reads. What else is wrong with it is the process' business.
+config::Config config_of(const Asked& a) {
   auto schema = std::make_shared<config::Schema>();
-  if (!schema->add(config::core_params())) return "/run/calico-node";
+  (void)schema->add(config::core_params());
   config::Sources sources;
   sources.files = a.files;
   sources.environment = config::process_environment();
-  return config::load(schema, sources).config.text("node.run_dir");
+  return config::load(schema, sources).config;
 }
+
+std::string run_dir_of(const Asked& a) { return a.run_dir.empty() ? config_of(a).text("node.run_dir") : a.run_dir; }
 
 std::string text_of(const json::value& v) {
   if (v.is_null()) return "-";
@@ -131,7 +140,7 @@ int store_status(const Asked& a) {
   if (const int code = ask(a, "store status", "GET", "/store/status", &v); code != 0) return code;
   if (!a.json) {
     const auto row = [](const char* name, const std::string& text) {
-      if (!text.empty() && text != "-") fmt::print("{:<12} {}\n", name, text);
+      if (!text.empty() && text != "-") fmt::print("{:<13}{}\n", name, text);
     };
     row("state", text_of(at(v, "phase")));
     row("why", text_of(at(v, "reason")));
@@ -149,6 +158,16 @@ int store_status(const Asked& a) {
     row("reports", fmt::format("{} keys, {} not yet written", text_of(at(at(v, "reports"), "total")),
                                text_of(at(at(v, "reports"), "pending"))));
     row("report error", text_of(at(at(v, "reports"), "error")));
+    // Of the embedded datastore only.
+    const auto kept = module::control_call(run_dir_of(a), "GET", "/store/backups");
+    boost::system::error_code ec;
+    const auto b = kept && kept->status == 200 ? json::parse(kept->json, ec) : json::value();
+    if (!b.is_null() && !ec) {
+      const auto* files = at(b, "files").if_array();
+      row("disk", text_of(at(b, "disk")));
+      row("backup", files && !files->empty() ? text_of(files->front()) : "none yet");
+      row("backup error", text_of(at(b, "error")));
+    }
   }
   return text_of(at(v, "phase")) == "in sync" ? 0 : 1;
 }
@@ -199,6 +218,89 @@ int store_accept(const Asked& a) {
   json::value v;
   if (const int code = ask(a, "store accept", "POST", "/store/accept", &v); code != 0) return code;
   if (!a.json) fmt::print("accepted: {}\n", text_of(at(v, "accepted")));
+  return 0;
+}
+
+int outside(const char* command, const Error& e) {
+  fmt::print(stderr, "calico-node {}: {}\n", command, e.what);
+  return e.code == Errc::exists || e.code == Errc::corrupt || e.code == Errc::invalid ? 1 : 3;
+}
+
+/// Asks the running controller, and looks again while it writes.
+int save_of_running(const Asked& a, const std::string& file) {
+  json::value v;
+  auto method = std::string("POST");
+  auto target = "/store/save?file=" + http::percent_encode(file);
+  for (;;) {
+    auto reply = module::control_call(run_dir_of(a), method, target);
+    if (!reply) return outside("store save", reply.error());
+    boost::system::error_code ec;
+    v = json::parse(reply->json, ec);
+    if (reply->status == 202) {
+      method = "GET";
+      target = "/store/save";
+      continue;
+    }
+    if (a.json) fmt::print("{}\n", reply->json);
+    if (reply->status != 200) {
+      if (!a.json) fmt::print(stderr, "calico-node store save: {}\n", text_of(at(v, "error")));
+      return reply->status == 400 ? 2 : reply->status == 409 ? 1 : 3;
+    }
+    if (!a.json)
+      fmt::print("saved {}: revision {}, {} keys, {} bytes\n", text_of(at(v, "file")), text_of(at(v, "revision")),
+                 text_of(at(v, "keys")), text_of(at(v, "bytes")));
+    return 0;
+  }
+}
+
+int store_save(const Asked& a) {
+  std::error_code ec;
+  const auto file = std::filesystem::absolute(a.words[1], ec).string();
+  if (ec || a.words[1].empty()) return usage_error("store", "which file?");
+  if (module::control_call(run_dir_of(a), "GET", "/status")) return save_of_running(a, file);
+  // Nobody there: the file itself, if nobody has it open all the same.
+  const auto state_dir = config_of(a).text("node.state_dir");
+  auto lock = store::StateLock::acquire(state_dir, "calico-node store save");
+  if (!lock) return outside("store save", lock.error());
+  auto saved = store::save_stopped_store(state_dir + "/state.db", file);
+  if (!saved) return outside("store save", saved.error());
+  const json::object out{
+      {"file", saved->path}, {"revision", saved->revision}, {"keys", saved->keys}, {"bytes", saved->bytes}};
+  if (a.json)
+    fmt::print("{}\n", json::serialize(out));
+  else
+    fmt::print("saved {} of the stopped controller: revision {}, {} keys, {} bytes\n", saved->path, saved->revision,
+               saved->keys, saved->bytes);
+  return 0;
+}
+
+int store_restore(const Asked& a) {
+  const auto config = config_of(a);
+  if (config.is_set("datastore.endpoints"))
+    return usage_error("store", fmt::format("the datastore is at {} and not on this host: restore it there",
+                                            config.text("datastore.endpoints")));
+  const auto state_dir = config.text("node.state_dir");
+  auto lock = store::StateLock::acquire(state_dir, "calico-node store restore");
+  if (!lock) {
+    auto e = lock.error();
+    if (e.code == Errc::busy) e.what += "; stop it first";
+    return outside("store restore", e);
+  }
+  auto done = store::restore_store(a.words[1], state_dir + "/state.db", std::chrono::system_clock::now());
+  if (!done) return outside("store restore", done.error());
+  if (a.json) {
+    fmt::print("{}\n", json::serialize(json::object{{"file", done->file.path},
+                                                    {"revision", done->file.revision},
+                                                    {"keys", done->file.keys},
+                                                    {"aside", done->aside},
+                                                    {"note", done->old_note}}));
+    return 0;
+  }
+  fmt::print("restored {}: {} keys as of revision {}\n", done->file.path, done->file.keys, done->file.revision);
+  if (!done->aside.empty())
+    fmt::print("the former file is {}{}\n", done->aside,
+               done->old_note.empty() ? "" : fmt::format(" ({})", done->old_note));
+  fmt::print("start the controller: its revision goes far beyond the former one, and every node lists and compares\n");
   return 0;
 }
 
@@ -275,10 +377,14 @@ int run_verb(const char* command, const Invocation& in, const char* usage, std::
 }  // namespace
 
 int store_main(const Invocation& in) {
-  return run_verb(
-      "store", in, kStoreUsage,
-      {{"status", 1, store_status}, {"get", 2, store_get}, {"watch", 1, store_watch, 1}, {"accept", 1, store_accept}},
-      {"save", "restore", "move"});
+  return run_verb("store", in, kStoreUsage,
+                  {{"status", 1, store_status},
+                   {"get", 2, store_get},
+                   {"watch", 1, store_watch, 1},
+                   {"accept", 1, store_accept},
+                   {"save", 2, store_save},
+                   {"restore", 2, store_restore}},
+                  {"move"});
 }
 
 int node_main(const Invocation& in) {

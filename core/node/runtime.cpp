@@ -23,6 +23,7 @@
 #include "core/node/join_control.hpp"
 #include "core/node/notify.hpp"
 #include "core/node/store_control.hpp"
+#include "core/node/store_keeper.hpp"
 #include "core/store/db.hpp"
 #include "core/sync/service.hpp"
 
@@ -189,6 +190,7 @@ class Runtime final : public module::Context {
     join_control_ = std::make_unique<JoinControl>(*datastore_, control_);
     store_control_ = std::make_unique<StoreControl>(
         *sync_, region, control_, [this](const std::string& name) { return join_control_->revoke(name); });
+    StoreKeeper::handle(control_, datastore_->keeper());
     control_.handle("GET /status", [this](const module::ControlRequest&) { return describe(); });
     return control_.listen(run_dir() + "/control.ctl");
   }

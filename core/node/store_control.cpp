@@ -279,6 +279,7 @@ struct StoreControl::Impl {
     auto done = wait<store::DeleteResult>([&ds, name]() -> awaitable<Result<store::DeleteResult>> {
       store::DeleteRequest request;
       request.key = model::node_key(name);
+      request.who = "operator";
       auto answer = co_await ds.del(std::move(request));
       co_return answer;
     });

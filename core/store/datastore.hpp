@@ -75,6 +75,7 @@ struct PutRequest {
   bool prev_kv = false;
   bool ignore_value = false;  ///< keep the value that is there; `value` is empty then. No such key: invalid
   bool ignore_lease = false;  ///< keep its lease; `lease` is 0 then. No such key: invalid
+  std::string who = {};  ///< see TxnRequest::who
 };
 struct PutResult {
   Revision revision = 0;
@@ -85,6 +86,7 @@ struct DeleteRequest {
   std::string key;
   std::string range_end;
   bool prev_kv = false;
+  std::string who = {};  ///< see TxnRequest::who
 };
 struct DeleteResult {
   Revision revision = 0;
@@ -119,6 +121,9 @@ struct TxnRequest {
   std::vector<Compare> compare;
   std::vector<Op> success;
   std::vector<Op> failure;
+  /// Who asks, for the embedded datastore's audit log: the name in a certificate, a module ("neutron"), "operator".
+  /// Empty = not said. It goes nowhere else: not to the wire, and it gives no rights.
+  std::string who = {};
 };
 struct TxnResult {
   Revision revision = 0;

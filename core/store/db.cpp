@@ -6,8 +6,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cctype>
 #include <cerrno>
+#include <cstdio>
 #include <utility>
 
 namespace calico::store {
@@ -46,9 +48,17 @@ Errc errc_of_sqlite(int rc) {
 }
 
 Error error_of_handle(sqlite3* h, int rc, std::string_view what) {
+  // Not sqlite3_system_errno: a failed COMMIT does not set it. Callers set errno to 0 before they call SQLite.
+  const int number = errno;
   // sqlite3_errmsg may describe an earlier call; only trust it when the codes agree.
   const char* text = h && (sqlite3_errcode(h) & 0xff) == (rc & 0xff) ? sqlite3_errmsg(h) : sqlite3_errstr(rc);
-  return Error{errc_of_sqlite(rc), fmt::format("{}: {}", what, text)};
+  Error e{errc_of_sqlite(rc), fmt::format("{}: {}", what, text)};
+  const int kind = rc & 0xff;
+  if (number == 0 || (kind != SQLITE_IOERR && kind != SQLITE_CANTOPEN)) return e;
+  // "disk I/O error" has many causes; those an operator can end are told apart.
+  if (number == ENOSPC || number == EDQUOT || number == EFBIG) e.code = Errc::exhausted;
+  if (number == EROFS) e.code = Errc::unavailable;
+  return Error{e.code, fail_errno(number, e.what).value().what};
 }
 
 // Statements are ours, never user text: the head of one is enough to find it.
@@ -65,7 +75,44 @@ std::string head(std::string_view sql) {
   return out;
 }
 
+/// A new file is made here, private and with its name on disk, before SQLite sees it; one that is there is made
+/// private. By name and not by descriptor: closing a descriptor of a file would drop the locks SQLite holds on it in
+/// this process.
+Status make_private(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (fd >= 0) {
+    const int failed = ::fchmod(fd, 0600) != 0 ? errno : 0;
+    ::close(fd);
+    if (failed != 0) return fail_errno(failed, path);
+    return sync_directory(directory_of(path));
+  }
+  if (errno != EEXIST) return fail_errno(errno, path);
+  for (const char* suffix : {"", "-wal", "-shm"}) {
+    const auto name = path + suffix;
+    struct stat st {};
+    if (::stat(name.c_str(), &st) != 0 || (st.st_mode & 0777) == 0600) continue;
+    if (!S_ISREG(st.st_mode)) return fail(Errc::invalid, "{}: not a regular file", name);
+    if (::chmod(name.c_str(), 0600) != 0 && errno != EROFS) return fail_errno(errno, name);
+  }
+  return {};
+}
+
 }  // namespace
+
+std::string directory_of(const std::string& path) {
+  const auto slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+Status sync_directory(const std::string& directory) {
+  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return fail_errno(errno, directory);
+  const int failed = ::fsync(fd) != 0 ? errno : 0;
+  ::close(fd);
+  if (failed != 0) return fail_errno(failed, directory);
+  return {};
+}
 
 // ---- Query
 
@@ -81,6 +128,7 @@ Query::~Query() {
 
 Result<bool> Query::next() {
   if (error_) return tl::unexpected<Error>(*error_);
+  errno = 0;
   const int rc = sqlite3_step(stmt_);
   if (rc == SQLITE_ROW) return true;
   if (rc == SQLITE_DONE) return false;
@@ -112,15 +160,19 @@ Result<std::unique_ptr<Db>> Db::open(const Options& options) {
   sqlite3* handle = nullptr;
   int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
   flags |= options.read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
-  if (!options.read_only) {
-    // SQLite gives -wal and -shm the mode of the main file: create that one private.
-    const int fd = ::open(options.path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd < 0) return fail_errno(errno, options.path);
-    ::close(fd);
-  }
-  const int rc = sqlite3_open_v2(options.path.c_str(), &handle, flags, nullptr);
+  // SQLite gives -wal and -shm the mode of the main file.
+  if (!options.read_only)
+    if (auto s = make_private(options.path); !s) return tl::unexpected<Error>(s.error());
+  const char* vfs = options.vfs.empty() ? nullptr : options.vfs.c_str();
+  errno = 0;
+  const int rc = sqlite3_open_v2(options.path.c_str(), &handle, flags, vfs);
   std::unique_ptr<Db> db(new Db(handle, options.path));
   if (rc != SQLITE_OK) return tl::unexpected<Error>(db->error_of(rc, "open"));
+  // Until the file is known as ours and whole: closing it must not write the log into it.
+  sqlite3_db_config(handle, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
+  // SQLite falls back to reading by itself; a writer is to hear of it now and not at its first write.
+  if (!options.read_only && sqlite3_db_readonly(handle, "main") == 1)
+    return fail(Errc::no_permission, "{}: can only be read: a read-only file system, or not this user's", options.path);
   sqlite3_busy_timeout(handle, options.busy_timeout_ms);
   sqlite3_db_config(handle, SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
 
@@ -140,17 +192,23 @@ Result<std::unique_ptr<Db>> Db::open(const Options& options) {
     auto q = db->query("PRAGMA quick_check(1)");
     auto row = q.next();
     if (!row) return tl::unexpected<Error>(row.error());
-    if (!*row || q.text(0) != "ok") return fail(Errc::corrupt, "{}: {}", options.path, q.text(0));
+    if (!*row || q.text(0) != "ok") {
+      std::string text(q.text(0));
+      std::replace(text.begin(), text.end(), '\n', ' ');
+      return fail(Errc::corrupt, "{}: damaged: {}", options.path, text);
+    }
   }
 
   if (auto s = db->exec("PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;"); !s)
     return tl::unexpected<Error>(s.error());
   if (options.read_only) return db;
   // The log of one large burst is not kept at its size for ever.
-  if (auto s = db->exec("PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = 16777216;"); !s)
-    return tl::unexpected<Error>(s.error());
-  const char* sync =
-      options.synchronous == Synchronous::full ? "PRAGMA synchronous = FULL;" : "PRAGMA synchronous = NORMAL;";
+  const char* journal = options.single_file ? "PRAGMA journal_mode = DELETE;"
+                                            : "PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = 16777216;";
+  if (auto s = db->exec(journal); !s) return tl::unexpected<Error>(s.error());
+  const char* sync = options.synchronous == Synchronous::full     ? "PRAGMA synchronous = FULL;"
+                     : options.synchronous == Synchronous::normal ? "PRAGMA synchronous = NORMAL;"
+                                                                  : "PRAGMA synchronous = OFF;";
   if (auto s = db->exec(sync); !s) return tl::unexpected<Error>(s.error());
   if (fresh) {
     auto tx = Transaction::begin(*db);
@@ -168,6 +226,7 @@ Result<std::unique_ptr<Db>> Db::open(const Options& options) {
     }
     if (auto s = tx->commit(); !s) return tl::unexpected<Error>(s.error());
   }
+  sqlite3_db_config(handle, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, nullptr);
   return db;
 }
 
@@ -216,6 +275,7 @@ Status Db::migrate(const Schema& schema) {
 }
 
 Status Db::exec(const char* sql) {
+  errno = 0;
   const int rc = sqlite3_exec(handle_, sql, nullptr, nullptr, nullptr);
   if (rc != SQLITE_OK) return tl::unexpected<Error>(error_of(rc, head(sql)));
   return {};
@@ -285,6 +345,64 @@ void Db::release(sqlite3_stmt* stmt, bool cached) {
   sqlite3_clear_bindings(stmt);
   const auto it = cache_.find(std::string_view(sqlite3_sql(stmt)));
   if (it != cache_.end()) it->second.in_use = false;
+}
+
+Status Db::copy_to(const std::string& to, const std::function<bool(int, int)>& go_on) {
+  const int fd = ::open(to.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (fd < 0) return fail_errno(errno, to);
+  sqlite3* copy = nullptr;
+  Status s;
+  if (::fchmod(fd, 0600) != 0) s = fail_errno(errno, to);
+  ::close(fd);
+  const auto failed = [&](int rc) { return tl::unexpected<Error>(error_of_handle(copy, rc, to)); };
+  if (s)
+    if (const int rc = sqlite3_open_v2(to.c_str(), &copy, SQLITE_OPEN_READWRITE | SQLITE_OPEN_EXRESCODE, nullptr);
+        rc != SQLITE_OK)
+      s = failed(rc);
+  // One read transaction around all pieces: without it a commit in between would begin the copy anew, for ever.
+  const bool outer = in_transaction();
+  if (s && !outer) s = run("BEGIN");
+  if (s) {
+    auto first = number("SELECT count(*) FROM sqlite_schema");
+    if (!first) s = tl::unexpected<Error>(first.error());
+  }
+  if (s) {
+    // Synced as a whole below; a copy that was interrupted is thrown away.
+    (void)sqlite3_exec(copy, "PRAGMA synchronous = OFF;", nullptr, nullptr, nullptr);
+    auto* backup = sqlite3_backup_init(copy, "main", handle_, "main");
+    if (!backup) {
+      s = failed(sqlite3_extended_errcode(copy));
+    } else {
+      int rc = SQLITE_OK;
+      while (rc == SQLITE_OK) {
+        errno = 0;
+        rc = sqlite3_backup_step(backup, kCopyPages);
+        const int pages = sqlite3_backup_pagecount(backup);
+        if (rc == SQLITE_OK && !go_on(pages - sqlite3_backup_remaining(backup), pages)) rc = SQLITE_INTERRUPT;
+      }
+      const int end = sqlite3_backup_finish(backup);
+      if (rc != SQLITE_DONE)
+        s = failed(rc);
+      else if (end != SQLITE_OK)
+        s = failed(end);
+    }
+  }
+  if (!outer && in_transaction()) (void)run("COMMIT");
+  // The pages say "write-ahead log"; a file that is to be moved about has none.
+  if (s)
+    if (const int rc = sqlite3_exec(copy, "PRAGMA journal_mode = DELETE;", nullptr, nullptr, nullptr); rc != SQLITE_OK)
+      s = failed(rc);
+  if (copy)
+    if (const int rc = sqlite3_close(copy); rc != SQLITE_OK && s) s = fail(Errc::internal, "{}: close: {}", to, rc);
+  if (s) {
+    const int again = ::open(to.c_str(), O_RDWR | O_CLOEXEC);
+    if (again < 0 || ::fsync(again) != 0) s = fail_errno(errno, to);
+    if (again >= 0) ::close(again);
+  }
+  if (s) s = sync_directory(directory_of(to));
+  if (!s)
+    for (const char* suffix : {"", "-journal", "-wal", "-shm"}) ::unlink((to + suffix).c_str());
+  return s;
 }
 
 std::int64_t Db::changes() const { return sqlite3_changes64(handle_); }

@@ -18,12 +18,14 @@
 /// Thread: one connection belongs to one thread at a time (no locks inside). Several connections may read one file
 /// while one writes (WAL); a write transaction is BEGIN IMMEDIATE and waits busy_timeout for another writer. Errors:
 /// corrupt (not a database, or damaged), exists (constraint: unique, foreign key, check: see what), busy (another
-/// writer), exhausted (disk full), no_permission (read-only, cannot open), unsupported (newer file), invalid (a
-/// statement of ours is wrong: also reported as internal when the schema cannot be the cause).
+/// writer), exhausted (disk full), unavailable (I/O error, the file system turned read-only), no_permission (opened
+/// read-only, cannot open), unsupported (newer file), canceled, invalid (a statement of ours is wrong: also reported as
+/// internal when the schema cannot be the cause).
 #include <array>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -106,6 +108,7 @@ class Query {
 class Db {
  public:
   enum class Synchronous : std::uint8_t {
+    off,     ///< a power loss may take anything: only for copies that are synced once, when whole, and for tests
     normal,  ///< a power loss may take the last commits, never the consistency (the mirror)
     full,    ///< a commit that returned is on disk (the authority)
   };
@@ -116,9 +119,14 @@ class Db {
     int busy_timeout_ms = 5000;
     /// Reads every page at open (PRAGMA quick_check): for an authority, where damage must not be found later.
     bool check = false;
+    /// No write-ahead log but a rollback journal, gone after each commit: for a copy that is to be moved about.
+    bool single_file = false;
+    /// A VFS registered with SQLite by this name instead of the system's: a test's own disk.
+    std::string vfs = {};
   };
 
-  /// Opens or creates (mode 0600). A file that is no database, or damaged, is Errc::corrupt and left as it is.
+  /// Opens or creates; the file and its log are private (0600) whatever the umask is and was. A file that is no
+  /// database, or damaged, is Errc::corrupt and left as it is, byte for byte.
   [[nodiscard]] static Result<std::unique_ptr<Db>> open(const Options& options);
   ~Db();
   Db(const Db&) = delete;
@@ -155,6 +163,12 @@ class Db {
   }
   [[nodiscard]] Status run_list(std::string_view sql, std::span<const Param> params);
   [[nodiscard]] Query query_list(std::string_view sql, std::span<const Param> params);
+
+  /// Copies all of it, as it is at this moment, into the new file `to` (0600): one file without a log beside it,
+  /// synced. Between pieces of `kCopyPages` pages `go_on` is asked (false: canceled). Writers go on meanwhile; their
+  /// log grows until the copy is done. On failure nothing is left of `to`. Errors: exists, canceled, exhausted, ….
+  [[nodiscard]] Status copy_to(const std::string& to, const std::function<bool(int done, int pages)>& go_on);
+  static constexpr int kCopyPages = 256;
 
   /// Rows changed by the last run().
   std::int64_t changes() const;
@@ -215,6 +229,11 @@ class Savepoint {
   explicit Savepoint(Db& db) : db_(&db) {}
   Db* db_;
 };
+
+/// Makes names created, renamed or removed in `directory` outlast a power loss.
+[[nodiscard]] Status sync_directory(const std::string& directory);
+/// The directory a path names an entry of.
+[[nodiscard]] std::string directory_of(const std::string& path);
 
 /// `<state_dir>/lock`: one process a state directory. flock(2), so that it ends with the process however that dies; the
 /// file holds "PID NAME" for people. Hold it before opening state.db.

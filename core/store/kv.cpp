@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "core/loop/loop.hpp"
+#include "core/store/backup.hpp"
 #include "core/store/kv_watch.hpp"
 
 namespace calico::store {
@@ -50,6 +51,7 @@ struct Kv::Impl : std::enable_shared_from_this<Kv::Impl> {
   struct Job {
     std::function<std::function<void()>(Group&)> run;
     std::function<void(const Error&)> refuse;
+    bool writes = true;  ///< false: never touches SQLite, and is answered whatever becomes of its group
   };
 
   Options options;
@@ -62,6 +64,7 @@ struct Kv::Impl : std::enable_shared_from_this<Kv::Impl> {
   std::shared_ptr<Hub> hub;
   std::uint64_t cluster_id = 0;
   std::uint64_t member_id = 0;
+  Revision restored_from = 0;
 
   std::mutex queue_mutex;
   std::condition_variable queue_wake;
@@ -85,14 +88,17 @@ struct Kv::Impl : std::enable_shared_from_this<Kv::Impl> {
   void run();
   void run_group(std::vector<Job> jobs);
   void apply(Group& g, std::size_t jobs);
+  void disk(const std::optional<Error>& e);
   void expire(Group& g);
 
   template <class T>
-  void submit(std::function<Result<T>(Group&)> f, Done<Result<T>> done);
+  void submit(std::function<Result<T>(Group&)> f, bool writes, Done<Result<T>> done);
   template <class T>
-  awaitable<Result<T>> ask(std::function<Result<T>(Group&)> f) {
+  awaitable<Result<T>> ask(std::function<Result<T>(Group&)> f, bool writes = true) {
     auto self = shared_from_this();
-    auto begin = [self, f = std::move(f)](Done<Result<T>> done) { self->template submit<T>(f, std::move(done)); };
+    auto begin = [self, f = std::move(f), writes](Done<Result<T>> done) {
+      self->template submit<T>(f, writes, std::move(done));
+    };
     co_return co_await await_done<Result<T>>(std::move(begin));
   }
   template <class T>
@@ -105,14 +111,14 @@ struct Kv::Impl : std::enable_shared_from_this<Kv::Impl> {
   PutResult put(Group& g, std::vector<ChangePtr>& changes, PutRequest request);
   DeleteResult del(Group& g, std::vector<ChangePtr>& changes, const DeleteRequest& request);
   Result<RangeResult> range(Group& g, std::size_t changed, const RangeRequest& request);
-  Status log(Group& g, std::vector<ChangePtr> changes);
+  Status log(Group& g, std::vector<ChangePtr> changes, std::string who);
   Status precheck(const Group& g, const PutRequest& put) const;
   Status precheck(const Group& g, const std::vector<Op>& ops) const;
-  Result<std::vector<OpResult>> perform(Group& g, std::vector<Op> ops);
+  Result<std::vector<OpResult>> perform(Group& g, std::vector<Op> ops, std::string who);
   Result<TxnResult> txn(Group& g, TxnRequest request);
   Result<TxnResult> txn_with(Group& g, const WriteFunction& f);
   Result<Revision> compact(Group& g, Revision to);
-  Status revoke(Group& g, LeaseId id);
+  Status revoke(Group& g, LeaseId id, std::string_view why);
   Result<LeaseInfo> grant(Group& g, std::int64_t ttl_s, LeaseId id);
   Result<LeaseInfo> keepalive(const Group& g, LeaseId id);
   LeaseInfo time_to_live(const Group& g, LeaseId id, bool keys);
@@ -135,14 +141,20 @@ void Kv::stop() { impl_->stop(); }
 
 Status Kv::Impl::start() {
   clock = options.clock ? options.clock : &system_clock;
-  auto opened = Db::open({.path = options.path, .synchronous = Db::Synchronous::full, .check = true});
-  if (!opened) return tl::unexpected<Error>(opened.error());
+  const auto refused = [this](Error e) {
+    return tl::unexpected<Error>(with_way_out(std::move(e), options.path, options.backup_directory));
+  };
+  auto opened = Db::open({.path = options.path, .synchronous = options.synchronous, .check = true, .vfs = options.vfs});
+  if (!opened) return refused(opened.error());
   db = std::move(*opened);
-  if (auto s = db->migrate(kKvSchema); !s) return s;
+  if (auto s = db->migrate(kKvSchema); !s) return refused(s.error());
   for (const auto& schema : options.schemas)
-    if (auto s = db->migrate(schema); !s) return s;
+    if (auto s = db->migrate(schema); !s) return refused(s.error());
+  auto adopted = adopt_backup(*db);
+  if (!adopted) return refused(adopted.error());
+  restored_from = *adopted;
   auto meta = load_meta(*db);
-  if (!meta) return tl::unexpected<Error>(meta.error());
+  if (!meta) return refused(meta.error());
   revision = meta->revision;
   compacted = meta->compacted;
   cluster_id = meta->cluster_id;
@@ -167,7 +179,7 @@ Status Kv::Impl::start() {
       !s)
     return s;
 
-  opened = Db::open({.path = options.path, .read_only = true});
+  opened = Db::open({.path = options.path, .read_only = true, .vfs = options.vfs});
   if (!opened) return tl::unexpected<Error>(opened.error());
   read_db = std::move(*opened);
 
@@ -209,8 +221,9 @@ void Kv::Impl::stop() {
 }
 
 template <class T>
-void Kv::Impl::submit(std::function<Result<T>(Group&)> f, Done<Result<T>> done) {
+void Kv::Impl::submit(std::function<Result<T>(Group&)> f, bool writes, Done<Result<T>> done) {
   Job job;
+  job.writes = writes;
   job.run = [f = std::move(f), done](Group& g) -> std::function<void()> {
     auto result = std::make_shared<Result<T>>(f(g));
     return [result, done] { done(std::move(*result)); };
@@ -282,6 +295,11 @@ void Kv::Impl::run() {
 
 void Kv::Impl::run_group(std::vector<Job> jobs) {
   Group g(index, revision, compacted);  // only this thread writes them: no lock to read
+  // A full disk must not end leases: what only asks or keeps alive does not share the fate of the writes.
+  const auto writes = std::stable_partition(jobs.begin(), jobs.end(), [](const Job& job) { return !job.writes; });
+  for (auto job = jobs.begin(); job != writes; ++job) job->run(g)();
+  const auto answered = static_cast<std::size_t>(writes - jobs.begin());
+  jobs.erase(jobs.begin(), writes);
   std::vector<std::function<void()>> answers;
   answers.reserve(jobs.size());
   for (auto& job : jobs) {
@@ -300,12 +318,29 @@ void Kv::Impl::run_group(std::vector<Job> jobs) {
   if (g.fatal) {
     g.tx.reset();  // rolls back
     next_expiry = std::min<TimePoint>(next_expiry, clock->now() + std::chrono::seconds(1));
+    disk(g.fatal);
     for (auto& job : jobs) job.refuse(*g.fatal);
     return;
   }
-  apply(g, jobs.size());
+  if (g.tx) disk(std::nullopt);
+  apply(g, jobs.size() + answered);
   hub->publish(g.revised, g.revision);
+  if (options.on_written && !g.revised.empty()) options.on_written(g.revised);
   for (auto& answer : answers) answer();
+}
+
+/// What the last commit came to. Told when it changes, not once a write.
+void Kv::Impl::disk(const std::optional<Error>& e) {
+  const bool of_disk = e && (e->code == Errc::exhausted || e->code == Errc::unavailable || e->code == Errc::corrupt ||
+                             e->code == Errc::no_permission);
+  if (e && !of_disk) return;  // a fault of the request
+  {
+    std::lock_guard lock(index_mutex);
+    const bool was_well = counters.disk_error.empty();
+    counters.disk_error = e ? e->what : std::string();
+    if (was_well == !e) return;
+  }
+  if (options.on_disk) options.on_disk(e);
 }
 
 void Kv::Impl::apply(Group& g, std::size_t jobs) {
@@ -357,7 +392,7 @@ void Kv::Impl::expire(Group& g) {
       next_expiry = std::min(next_expiry, lease.expiry);
   }
   for (const auto id : over)
-    if (!revoke(g, id) && g.fatal) return;
+    if (!revoke(g, id, "expired") && g.fatal) return;
 }
 
 bool Kv::Impl::begin(Group& g) {
@@ -434,14 +469,14 @@ Result<RangeResult> Kv::Impl::range(Group& g, std::size_t changed, const RangeRe
   return past;
 }
 
-Status Kv::Impl::log(Group& g, std::vector<ChangePtr> changes) {
+Status Kv::Impl::log(Group& g, std::vector<ChangePtr> changes, std::string who) {
   if (changes.empty()) return {};
   if (!begin(g)) return tl::unexpected<Error>(*g.fatal);
   const auto rev = g.revision + 1;
   for (std::size_t i = 0; i < changes.size(); ++i)
     if (auto s = append(*db, rev, i, *changes[i]); !s) return fatal(g, s.error());
   g.revision = rev;
-  g.revised.push_back({rev, std::move(changes)});
+  g.revised.push_back({rev, std::move(changes), std::move(who)});
   return {};
 }
 
@@ -475,7 +510,7 @@ Status Kv::Impl::precheck(const Group& g, const std::vector<Op>& ops) const {
   return {};
 }
 
-Result<std::vector<OpResult>> Kv::Impl::perform(Group& g, std::vector<Op> ops) {
+Result<std::vector<OpResult>> Kv::Impl::perform(Group& g, std::vector<Op> ops, std::string who) {
   std::vector<ChangePtr> changes;
   std::vector<OpResult> results;
   results.reserve(ops.size());
@@ -494,7 +529,7 @@ Result<std::vector<OpResult>> Kv::Impl::perform(Group& g, std::vector<Op> ops) {
       results.emplace_back(std::move(*r));
     }
   }
-  if (auto s = log(g, std::move(changes)); !s) return tl::unexpected<Error>(s.error());
+  if (auto s = log(g, std::move(changes), std::move(who)); !s) return tl::unexpected<Error>(s.error());
   return results;
 }
 
@@ -505,7 +540,7 @@ Result<TxnResult> Kv::Impl::txn(Group& g, TxnRequest request) {
       std::all_of(request.compare.begin(), request.compare.end(), [&](const Compare& c) { return holds(c, g.staged); });
   auto& ops = result.succeeded ? request.success : request.failure;
   if (auto s = precheck(g, ops); !s) return tl::unexpected<Error>(s.error());
-  auto responses = perform(g, std::move(ops));
+  auto responses = perform(g, std::move(ops), std::move(request.who));
   if (!responses) return tl::unexpected<Error>(responses.error());
   result.responses = std::move(*responses);
   result.revision = g.revision;
@@ -566,7 +601,7 @@ Result<TxnResult> Kv::Impl::txn_with(Group& g, const WriteFunction& f) {
   if (auto s = precheck(g, ops); !s) return tl::unexpected<Error>(s.error());
   if (succeeded)
     if (auto s = savepoint->release(); !s) return tl::unexpected<Error>(fatal(g, s.error()).error());
-  auto responses = perform(g, std::move(ops));
+  auto responses = perform(g, std::move(ops), std::move(request->who));
   if (!responses) {
     // The savepoint is gone: what the SQL did can only be undone with the group.
     if (succeeded && !g.fatal) g.fatal = responses.error();
@@ -637,7 +672,7 @@ LeaseInfo Kv::Impl::time_to_live(const Group& g, LeaseId id, bool keys) {
   return info;
 }
 
-Status Kv::Impl::revoke(Group& g, LeaseId id) {
+Status Kv::Impl::revoke(Group& g, LeaseId id, std::string_view why) {
   if (!lease_there(g, id)) return fail(Errc::not_found, "requested lease not found: {}", id);
   if (!begin(g)) return tl::unexpected<Error>(*g.fatal);
   if (auto s = db->run("DELETE FROM kv_lease WHERE id = ?1", id); !s) return fatal(g, s.error());
@@ -647,7 +682,7 @@ Status Kv::Impl::revoke(Group& g, LeaseId id) {
     (void)del(g, changes, one);
   }
   g.leases[id] = std::nullopt;
-  return log(g, std::move(changes));
+  return log(g, std::move(changes), fmt::format("lease {:x} {}", id, why));
 }
 
 // ---- the Datastore interface
@@ -708,8 +743,9 @@ awaitable<Result<PutResult>> Kv::put(PutRequest request) {
       return fail(Errc::not_found, "requested lease not found: {}", shared->lease);
     if (auto s = raw->precheck(g, *shared); !s) return tl::unexpected<Error>(s.error());
     std::vector<ChangePtr> changes;
+    auto who = std::move(shared->who);
     auto result = raw->put(g, changes, std::move(*shared));
-    if (auto s = raw->log(g, std::move(changes)); !s) return tl::unexpected<Error>(s.error());
+    if (auto s = raw->log(g, std::move(changes), std::move(who)); !s) return tl::unexpected<Error>(s.error());
     return result;
   };
   co_return co_await impl->ask<PutResult>(std::move(f));
@@ -722,7 +758,7 @@ awaitable<Result<DeleteResult>> Kv::del(DeleteRequest request) {
   std::function<Result<DeleteResult>(Group&)> f = [raw = impl.get(), shared](Group& g) -> Result<DeleteResult> {
     std::vector<ChangePtr> changes;
     auto result = raw->del(g, changes, *shared);
-    if (auto s = raw->log(g, std::move(changes)); !s) return tl::unexpected<Error>(s.error());
+    if (auto s = raw->log(g, std::move(changes), std::move(shared->who)); !s) return tl::unexpected<Error>(s.error());
     return result;
   };
   co_return co_await impl->ask<DeleteResult>(std::move(f));
@@ -765,12 +801,12 @@ awaitable<Result<LeaseInfo>> Kv::lease_grant(std::int64_t ttl_s, LeaseId id) {
 awaitable<Result<LeaseInfo>> Kv::lease_keepalive(LeaseId id) {
   auto impl = impl_;
   std::function<Result<LeaseInfo>(Group&)> f = [raw = impl.get(), id](Group& g) { return raw->keepalive(g, id); };
-  co_return co_await impl->ask<LeaseInfo>(std::move(f));
+  co_return co_await impl->ask<LeaseInfo>(std::move(f), false);
 }
 
 awaitable<Status> Kv::lease_revoke(LeaseId id) {
   auto impl = impl_;
-  std::function<Status(Group&)> f = [raw = impl.get(), id](Group& g) { return raw->revoke(g, id); };
+  std::function<Status(Group&)> f = [raw = impl.get(), id](Group& g) { return raw->revoke(g, id, "revoked"); };
   co_return co_await impl->ask<void>(std::move(f));
 }
 
@@ -779,7 +815,7 @@ awaitable<Result<LeaseInfo>> Kv::lease_time_to_live(LeaseId id, bool keys) {
   std::function<Result<LeaseInfo>(Group&)> f = [raw = impl.get(), id, keys](Group& g) -> Result<LeaseInfo> {
     return raw->time_to_live(g, id, keys);
   };
-  co_return co_await impl->ask<LeaseInfo>(std::move(f));
+  co_return co_await impl->ask<LeaseInfo>(std::move(f), false);
 }
 
 awaitable<Result<std::vector<LeaseId>>> Kv::leases() {
@@ -795,7 +831,7 @@ awaitable<Result<std::vector<LeaseId>>> Kv::leases() {
     }
     return std::vector<LeaseId>(ids.begin(), ids.end());
   };
-  co_return co_await impl->ask<std::vector<LeaseId>>(std::move(f));
+  co_return co_await impl->ask<std::vector<LeaseId>>(std::move(f), false);
 }
 
 Result<std::unique_ptr<KvWatch>> Kv::watch_shared(WatchRequest request) {
@@ -816,6 +852,7 @@ Revision Kv::revision() const {
 }
 std::uint64_t Kv::cluster_id() const { return impl_->cluster_id; }
 std::uint64_t Kv::member_id() const { return impl_->member_id; }
+Revision Kv::restored_from() const { return impl_->restored_from; }
 
 Kv::Stats Kv::stats() const {
   Stats s;

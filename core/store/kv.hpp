@@ -25,7 +25,8 @@
 /// watches: they end with `closed`.
 /// Owns: the writer and the reader thread, two connections, the watches' state.
 /// Errors: those of Datastore; `closed` after stop(); `busy` when more than max_waiting requests wait; SQLite's (disk
-/// full: exhausted) fail the whole group, of which then nothing is kept.
+/// full: exhausted; I/O error or read-only: unavailable) fail the whole group, of which then nothing is kept. Reads,
+/// watches and keepalives go on meanwhile, and every later write tries the disk again.
 /// Units: lease TTL in seconds, at least 2 (as etcd). After a restart every lease has its full TTL again.
 #include <functional>
 #include <memory>
@@ -51,6 +52,13 @@ struct Change {
   mutable std::string encoded[2];
 };
 using ChangePtr = std::shared_ptr<const Change>;
+
+/// All that one revision changed, and who asked for it (empty = not said).
+struct Revised {
+  Revision revision = 0;
+  std::vector<ChangePtr> changes;
+  std::string who = {};
+};
 
 /// As WatchBatch, without copies.
 struct SharedBatch {
@@ -110,6 +118,15 @@ class Kv final : public Datastore {
     std::size_t watch_events = 4096;
     std::size_t watch_bytes = 8U << 20;
     Duration progress_interval = std::chrono::seconds(10);
+    /// Called on the writer thread after each commit, before the answers: what was written. For the audit log; short.
+    std::function<void(const std::vector<Revised>&)> on_written = {};
+    /// Called on the writer thread when the disk begins to refuse writes (why), and when it takes them again (nullopt).
+    std::function<void(const std::optional<Error>&)> on_disk = {};
+    /// Where backups of the file are, to be named when it cannot be opened; empty = none.
+    std::string backup_directory = {};
+    /// For tests: see Db::Options.
+    std::string vfs = {};
+    Db::Synchronous synchronous = Db::Synchronous::full;
   };
 
   [[nodiscard]] static Result<std::unique_ptr<Kv>> open(Options options);
@@ -142,6 +159,9 @@ class Kv final : public Datastore {
   Revision revision() const;
   std::uint64_t cluster_id() const;
   std::uint64_t member_id() const;
+  /// When the file was a backup until this open (backup.hpp): the revision it held; revision() now is far beyond. Else
+  /// 0.
+  Revision restored_from() const;
   struct Stats {
     std::uint64_t commits = 0;   ///< SQLite transactions
     std::uint64_t requests = 0;  ///< answered by the writer
@@ -149,6 +169,7 @@ class Kv final : public Datastore {
     std::size_t watchers = 0;
     Revision compacted = 0;
     std::uint64_t file_bytes = 0;  ///< state.db with its log
+    std::string disk_error;        ///< why the last commit failed; empty when it did not
   };
   Stats stats() const;
 

@@ -1,5 +1,6 @@
 #include "core/store/kv_history.hpp"
 
+#include <algorithm>
 #include <random>
 
 namespace calico::store {
@@ -110,6 +111,40 @@ Result<KvMeta> load_meta(Db& db) {
     return fail(Errc::corrupt, "{}: the log is at revision {}, kv_meta at {} (compacted {})", db.path(), *newest,
                 m.revision, m.compacted);
   return m;
+}
+
+Status mark_backup(Db& db, Revision beyond) {
+  return db.run(
+      "INSERT INTO kv_meta(name, value) VALUES('backup', ?1)"
+      " ON CONFLICT(name) DO UPDATE SET value = max(value, excluded.value)",
+      beyond);
+}
+
+Result<Revision> adopt_backup(Db& db) {
+  auto tx = Transaction::begin(db);
+  if (!tx) return tl::unexpected<Error>(tx.error());
+  auto beyond = meta(db, "backup");
+  if (!beyond && beyond.error().code == Errc::not_found) return 0;
+  if (!beyond) return tl::unexpected<Error>(beyond.error());
+  auto held = meta(db, "revision");
+  if (!held) return tl::unexpected<Error>(held.error());
+  auto compacted = meta(db, "compacted");
+  if (!compacted) return tl::unexpected<Error>(compacted.error());
+  const auto next = std::max(*held, *beyond) + kRestoreJump;
+  if (*held < 0 || *beyond < 0 || next >= (Revision{1} << (63 - kPositionBits)))
+    return fail(Errc::corrupt, "{}: revision {} (seen {}) is out of range", db.path(), *held, *beyond);
+  // A watch from any revision somebody saw hears "compacted" and lists.
+  if (*held > *compacted)
+    if (auto s = compact_log(db, *compacted, *held); !s) return tl::unexpected<Error>(s.error());
+  for (const auto* sql : {"DELETE FROM kv_log WHERE value IS NULL", "DELETE FROM kv_meta WHERE name = 'backup'"})
+    if (auto s = db.run(sql); !s) return tl::unexpected<Error>(s.error());
+  if (auto s = db.run("UPDATE kv_meta SET value = ?1 WHERE name IN ('revision', 'compacted')", next); !s)
+    return tl::unexpected<Error>(s.error());
+  for (const auto* name : {"cluster_id", "member_id"})
+    if (auto s = db.run("UPDATE kv_meta SET value = ?2 WHERE name = ?1", name, random_id()); !s)
+      return tl::unexpected<Error>(s.error());
+  if (auto s = tx->commit(); !s) return tl::unexpected<Error>(s.error());
+  return *held;
 }
 
 Status save_revision(Db& db, Revision revision) {

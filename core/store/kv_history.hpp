@@ -16,6 +16,14 @@ struct KvMeta {
 /// Read, or made (random ids) in a new file.
 [[nodiscard]] Result<KvMeta> load_meta(Db& db);
 [[nodiscard]] Status save_revision(Db& db, Revision revision);
+/// Marks a copy of the datastore as one: `beyond` is a revision known to have been reached since (or its own).
+[[nodiscard]] Status mark_backup(Db& db, Revision beyond);
+/// Makes a marked copy a datastore of its own: other ids, a revision no one has seen, no history. 0 = it is not marked,
+/// else the revision it held. In one transaction.
+[[nodiscard]] Result<Revision> adopt_backup(Db& db);
+/// How far beyond everything known the revision goes then: more writes than there can have been since the copy.
+inline constexpr Revision kRestoreJump = 1000000000;
+
 /// Calls `f` for the newest row of every living key, in key order.
 [[nodiscard]] Status load_keys(Db& db, const std::function<void(KeyValue)>& f);
 [[nodiscard]] Status load_leases(Db& db, const std::function<void(LeaseId, std::int64_t ttl_s)>& f);

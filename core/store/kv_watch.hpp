@@ -17,11 +17,6 @@
 
 namespace calico::store {
 
-struct Revised {
-  Revision revision = 0;
-  std::vector<ChangePtr> changes;
-};
-
 class Hub : public std::enable_shared_from_this<Hub> {
  public:
   using ReadHistory = std::function<void(std::shared_ptr<KvWatch::State>, Revision start, Done<Result<HistoryChunk>>)>;

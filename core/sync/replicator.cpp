@@ -166,8 +166,11 @@ awaitable<Result<bool>> Replicator::can_resume(store::RangeResult info_result, s
       co_return tl::unexpected(then.error());
     co_return false;
   }
-  co_return then->kvs.size() == 1 && then->kvs.front().mod_revision == newest->mod_revision &&
-      then->kvs.front().value == newest->value;
+  const bool ours = then->kvs.size() == 1 && then->kvs.front().mod_revision == newest->mod_revision &&
+                    then->kvs.front().value == newest->value;
+  // Put back from a copy and written past us since: what we wrote there may be gone with its history.
+  if (!ours) went_back_ = true;
+  co_return ours;
 }
 
 /// All prefixes at one revision, page by page. On failure the outputs are not to be used.

@@ -92,7 +92,7 @@ class Replicator {
   std::string refused_guid_;                // of the list refused last
   bool refusing_ = false, accept_ = false;  // accept_: the next list of refused_guid_ passes
   bool force_list_ = false;
-  bool went_back_ = false;                // its revision or its log was behind ours since the last list taken
+  bool went_back_ = false;                // its revision, log or past was not ours since the last list taken
   std::optional<std::int64_t> log_lead_;  // of this session's datastore
   bool in_sync_ = false;
   std::uint64_t epoch_ = 1;

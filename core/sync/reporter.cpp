@@ -341,6 +341,7 @@ awaitable<Status> Reporter::write() {
       if (!s) co_return s;
     }
     store::TxnRequest txn;
+    txn.who = "report";
     for (const auto& item : items) {
       if (item.value) {
         store::PutRequest put;
@@ -473,6 +474,7 @@ awaitable<Status> Reporter::write_node() {
       continue;
     }
     store::TxnRequest txn;
+    txn.who = "report";
     txn.compare.push_back(there ? store::mod_is(key, got->kvs.front().mod_revision) : store::key_absent(key));
     store::PutRequest put;
     put.key = key;

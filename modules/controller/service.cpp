@@ -30,6 +30,7 @@ struct Write {
   Result<store::TxnRequest> operator()(store::WriteScope& scope) const {
     if (auto s = write_rows(scope.db(), rows, sequence); !s) return tl::unexpected(s.error());
     store::TxnRequest txn;
+    txn.who = "neutron";
     auto stamp = [this] { return Stamp{rfc3339(now), generate->uuid()}; };
     for (const auto& intent : intents) {
       auto current = scope.get(intent.key);

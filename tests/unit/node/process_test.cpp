@@ -173,6 +173,61 @@ TEST_F(ProcessTest, StoreWatchUntilTheProcessEnds) {
   });
 }
 
+TEST_F(ProcessTest, TheDatastoreIsSavedAndPutBack) {
+  const auto store = [&](const std::string& words) {
+    return test::run(kNode + " store " + words + " --config " + (dir_ / "node.conf").string());
+  };
+  const auto stop = [&] {
+    loop_.call([this] { child_->signal(SIGTERM); });
+    auto end = ended_.get_future();
+    ASSERT_EQ(end.wait_for(std::chrono::seconds(30)), std::future_status::ready) << "did not end in 30 s";
+    loop_.call([this] { child_.reset(); });
+    ended_ = {};
+  };
+  const auto copy = (dir_ / "copy.db").string(), state = (dir_ / "state/state.db").string();
+  ASSERT_NO_FATAL_FAILURE(start());
+  const auto saved = store("save " + copy);
+  ASSERT_EQ(saved.code, 0) << saved.output;
+  EXPECT_THAT(saved.output, HasSubstr("saved " + copy + ": revision "));
+  EXPECT_EQ(store("save " + copy).code, 1) << "it is there already";
+  const auto running = store("restore " + copy);
+  EXPECT_EQ(running.code, 3);
+  EXPECT_THAT(running.output, HasSubstr("stop it first"));
+  std::string backup;
+  ASSERT_TRUE(eventually("the daily backup", [&] {
+    std::error_code ec;
+    for (const auto& e : std::filesystem::directory_iterator(dir_ / "state/backup", ec)) {
+      backup = e.path().string();
+      if (backup.ends_with(".db")) return true;
+    }
+    return false;
+  }));
+  ASSERT_NO_FATAL_FAILURE(stop());
+  const auto stopped = store("save " + (dir_ / "stopped.db").string());
+  ASSERT_EQ(stopped.code, 0) << stopped.output;
+  EXPECT_THAT(stopped.output, HasSubstr("of the stopped controller"));
+
+  std::ofstream(state, std::ios::binary | std::ios::trunc) << std::string(40000, 'x');
+  const auto refused = test::run(command());
+  EXPECT_EQ(refused.code, 3);
+  EXPECT_THAT(refused.output, HasSubstr("calico-node store restore " + backup));
+  EXPECT_EQ(store("restore " + state).code, 1) << "onto itself";
+  EXPECT_EQ(store("restore " + (dir_ / "none.db").string()).code, 3);
+  const auto restored = store("restore " + backup);
+  ASSERT_EQ(restored.code, 0) << restored.output;
+  EXPECT_THAT(restored.output, HasSubstr("the former file is " + state + ".replaced-"));
+  ASSERT_NO_FATAL_FAILURE(start());
+  EXPECT_THAT(loop_.call([this] { return log_; }), HasSubstr("store.restored"));
+  const auto status = kNode + " store status --run-dir " + (dir_ / "run").string();
+  EXPECT_TRUE(eventually("in sync", [&] { return test::run(status).code == 0; }));
+  ASSERT_NO_FATAL_FAILURE(stop());
+
+  std::ofstream(dir_ / "node.conf", std::ios::app) << "[datastore]\nendpoints = http://127.0.0.1:1\n";
+  const auto elsewhere = store("restore " + copy);
+  EXPECT_EQ(elsewhere.code, 2) << elsewhere.output;
+  EXPECT_THAT(elsewhere.output, HasSubstr("restore it there"));
+}
+
 /// A reflector whose datastore is away: birdc reads the configuration again, as SIGHUP does, and says what changed.
 TEST_F(ProcessTest, BirdcConfiguresTheProcess) {
   role_ = "route-reflector";
