@@ -21,6 +21,7 @@
 #include "core/module/module.hpp"
 #include "core/node/datastore.hpp"
 #include "core/node/notify.hpp"
+#include "core/node/resource_control.hpp"
 #include "core/node/store_control.hpp"
 #include "core/store/db.hpp"
 #include "core/sync/service.hpp"
@@ -186,6 +187,7 @@ class Runtime final : public module::Context {
     }
 
     store_control_ = std::make_unique<StoreControl>(*sync_, region, control_);
+    resource_control_ = std::make_unique<ResourceControl>(sync_->datastore(), control_);
     control_.handle("GET /status", [this](const module::ControlRequest&) { return describe(); });
     return control_.listen(run_dir() + "/control.ctl");
   }
@@ -293,6 +295,7 @@ class Runtime final : public module::Context {
     for (auto r = running_.rbegin(); r != running_.rend(); ++r) r->object->stop();
     for (auto r = running_.rbegin(); r != running_.rend(); ++r) r->table->destroy(r->object);
     running_.clear();
+    resource_control_.reset();
     store_control_.reset();
     speaker_.reset();
     sync_state_.reset();
@@ -313,6 +316,7 @@ class Runtime final : public module::Context {
   std::optional<sync::Phase> phase_;
   std::unique_ptr<bgp::Speaker> speaker_;
   std::unique_ptr<StoreControl> store_control_;
+  std::unique_ptr<ResourceControl> resource_control_;
   module::ControlServer control_;
   std::vector<Running> running_;
   std::string create_failure_;
