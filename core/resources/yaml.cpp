@@ -34,6 +34,15 @@ struct Refused {
 /// yaml-cpp counts from 0, and has no mark for some things.
 int line_at(const YAML::Mark& mark) { return mark.is_null() ? 1 : mark.line + 1; }
 
+/// yaml-cpp makes the bytes 0x85 and 0xa0 of the escapes \N and \_, which are no UTF-8.
+void check_text(int line, std::string_view text) {
+  for (std::size_t i = 0; i < text.size();) {
+    const auto n = utf8_length(text.substr(i));
+    if (n == 0) refuse(line, "the escapes \\N and \\_ are not read: write \\u0085 and \\u00a0");
+    i += n;
+  }
+}
+
 json::value value_of_scalar(int line, const std::string& tag, const std::string& text) {
   constexpr std::string_view kStr = "tag:yaml.org,2002:str";
   if (tag == "!" || tag == kStr) return json::value(text);
@@ -57,6 +66,7 @@ class Builder final : public YAML::EventHandler {
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                 const std::string& text) override {
     const int line = line_at(mark);
+    check_text(line, text);
     if (awaits_key()) return key(line, tag, anchor, text);
     scalar(line, value_of_scalar(line, tag, text), text.size(), anchor);
   }

@@ -85,6 +85,8 @@ TEST(Yaml, WhatReadersDisagreeAboutIsRefusedWithTheLine) {
       {"b: 99999999999999999999", "line 1: ", "too large"},
       {"a: &x {b: 1}\nc:\n  <<: *x", "line 3: ", "merge key"},
       {"b: !!binary aGk=", "line 1: ", "the tag"},
+      {"a: \"\\N\"", "line 1: ", "write \\u0085"},
+      {"\"\\_\": b", "line 1: ", "write \\u0085"},
       {"b: !mine x", "line 1: ", "the tag"},
       {"a: 1\nb: 2\na: 3", "line 3: ", "'a' is given twice"},
       {"{\"a\": 1,\n \"a\": 2}", "line 2: ", "'a' is given twice"},
