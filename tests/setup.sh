@@ -2,7 +2,7 @@
 # any service, and the release build. Needs root and the distribution's package mirror, nothing else.
 
 build_packages="g++ cmake ninja-build ccache pkg-config libboost1.81-dev libboost-json1.81-dev libboost-filesystem1.81-dev
-  libboost-system1.81-dev libnl-3-dev libnl-route-3-dev libsqlite3-dev libspdlog-dev libfmt-dev libexpected-dev libssl-dev
+  libboost-system1.81-dev libnl-3-dev libnl-route-3-dev libsqlite3-dev libspdlog-dev libfmt-dev libexpected-dev libssl-dev libyaml-cpp-dev
   libgtest-dev libgmock-dev"
 # What the demonstration runs besides our own binary: DHCP server and client, ip.
 demo_packages="iproute2 dnsmasq-base dhcpcd-base procps"

@@ -24,5 +24,11 @@ int modules_main(const Invocation& in);
 int store_main(const Invocation& in);
 int node_main(const Invocation& in);
 int join_main(const Invocation& in);
+int apply_main(const Invocation& in);
+int create_main(const Invocation& in);
+int replace_main(const Invocation& in);
+int delete_main(const Invocation& in);
+int get_main(const Invocation& in);
+int validate_main(const Invocation& in);
 
 }  // namespace calico::node

@@ -39,6 +39,13 @@ constexpr Command kCommands[] = {
     {"node", "the cloud's Nodes: node list|delete NAME", node_main},
     {"join", "membership: join URL --token T on a node; join token|list|revoke NAME on the controller", join_main},
     {"store", "the datastore, for operators: store status|get KEY|accept", store_main},
+    {"apply", "Calico v3 resources: apply|create|replace|delete|validate -f FILE, get KIND [NAME], delete KIND NAME",
+     apply_main},
+    {"create", "as apply, for what is not there yet", create_main},
+    {"replace", "as apply, for what is there", replace_main},
+    {"delete", "resources go: delete -f FILE | KIND NAME…", delete_main},
+    {"get", "resources as they are stored: get KIND [NAME…] [-o yaml|json|wide]", get_main},
+    {"validate", "a file of resources, without a datastore: validate -f FILE", validate_main},
     {"birdc", "BIRD's control protocol: birdc [-s SOCKET] show …|configure|enable|disable|restart|reload NAME|…",
      birdc},
     {"help", "this text", help},
@@ -64,7 +71,7 @@ int help(const Invocation& in) {
 }
 
 int unknown(const Invocation& in, const std::string& command) {
-  for (const char* later : {"apply", "get", "delete", "validate", "cleanup"})
+  for (const char* later : {"cleanup"})
     if (command == later) {
       fmt::print(stderr, "calico-node: {} is not built yet; calico-node help lists what is\n", command);
       return 2;

@@ -22,6 +22,7 @@
 #include "core/node/datastore.hpp"
 #include "core/node/join_control.hpp"
 #include "core/node/notify.hpp"
+#include "core/node/resource_control.hpp"
 #include "core/node/store_control.hpp"
 #include "core/node/store_keeper.hpp"
 #include "core/store/db.hpp"
@@ -191,6 +192,7 @@ class Runtime final : public module::Context {
     store_control_ = std::make_unique<StoreControl>(
         *sync_, region, control_, [this](const std::string& name) { return join_control_->revoke(name); });
     StoreKeeper::handle(control_, datastore_->keeper());
+    resource_control_ = std::make_unique<ResourceControl>(sync_->datastore(), control_);
     control_.handle("GET /status", [this](const module::ControlRequest&) { return describe(); });
     return control_.listen(run_dir() + "/control.ctl");
   }
@@ -298,6 +300,7 @@ class Runtime final : public module::Context {
     for (auto r = running_.rbegin(); r != running_.rend(); ++r) r->object->stop();
     for (auto r = running_.rbegin(); r != running_.rend(); ++r) r->table->destroy(r->object);
     running_.clear();
+    resource_control_.reset();
     store_control_.reset();
     join_control_.reset();
     speaker_.reset();
@@ -320,6 +323,7 @@ class Runtime final : public module::Context {
   std::unique_ptr<bgp::Speaker> speaker_;
   std::unique_ptr<JoinControl> join_control_;
   std::unique_ptr<StoreControl> store_control_;
+  std::unique_ptr<ResourceControl> resource_control_;
   module::ControlServer control_;
   std::vector<Running> running_;
   std::string create_failure_;

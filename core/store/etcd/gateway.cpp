@@ -119,6 +119,7 @@ awaitable<Response> put(Call c) {
   if (auto no = refusal(c, *request)) co_return fault(*no);
   auto no = co_await lease_refusal(c, request->lease);
   if (no) co_return fault(*no);
+  request->who = c.client->name();
   auto r = co_await c.kv.put(std::move(*request));
   if (!r) co_return fault(r.error());
   co_return json_of(to_json(identity(c.kv), *r));
@@ -128,6 +129,7 @@ awaitable<Response> delete_range(Call c) {
   auto request = parse_delete(c.body);
   if (!request) co_return fault(request.error());
   if (auto no = refusal(c, *request)) co_return fault(*no);
+  request->who = c.client->name();
   auto r = co_await c.kv.del(std::move(*request));
   if (!r) co_return fault(r.error());
   co_return json_of(to_json(identity(c.kv), *r));
@@ -145,6 +147,7 @@ awaitable<Response> txn(Call c) {
     auto no = co_await lease_refusal(c, id);
     if (no) co_return fault(*no);
   }
+  request->who = c.client->name();
   auto r = co_await c.kv.txn(std::move(*request));
   if (!r) co_return fault(r.error());
   co_return json_of(to_json(identity(c.kv), *r));

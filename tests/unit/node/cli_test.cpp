@@ -32,7 +32,7 @@ TEST(Cli, BadUsageIsTwoAndSaysWhat) {
     const char* args;
     const char* text;
   } cases[] = {
-      {" apply -f x", "apply is not built yet"},
+      {" join", "join is not built yet"},
       {" frobnicate", "unknown command 'frobnicate'"},
       {" ../../x", "unknown command '../../x'"},
       {" --frob", "unknown option --frob"},
@@ -72,9 +72,10 @@ TEST(Cli, BadUsageIsTwoAndSaysWhat) {
 }
 
 TEST(Cli, OperatorCommandsSayThatNothingRuns) {
-  for (const char* args : {" store status", " store get /a --json", " store watch", " store accept", " node list",
-                           " node drain x --off", " node delete x", " join token", " join token list",
-                           " join token revoke 0123456789abcdef", " join list", " join revoke x"}) {
+  for (const char* args :
+       {" store status", " store get /a --json", " store watch", " store accept", " node list", " node drain x --off",
+        " node delete x", " join token", " join token list", " join token revoke 0123456789abcdef", " join list",
+        " join revoke x", " get nodes", " get np x -o yaml", " delete node x"}) {
     const auto r = run(kNode + args + " --run-dir /nonexistent");
     EXPECT_EQ(r.code, 3) << args << "\n" << r.output;
     EXPECT_THAT(r.output, HasSubstr("/nonexistent/control.ctl")) << args;
