@@ -62,6 +62,6 @@ if [ $long = yes ]; then
   done
 fi
 say "all tests (release)"
-# Real peers on a loaded machine: what fails is tried once more, and both outcomes are printed.
-ctest --test-dir build/release --output-on-failure --repeat until-pass:2 -LE long || rc=1
+# Two at a time: most of these wait. Real peers on a loaded machine: what fails is tried once more, and both outcomes are printed.
+ctest --test-dir build/release --output-on-failure -j 2 --repeat until-pass:2 -LE long || rc=1
 exit $rc

@@ -219,6 +219,10 @@ void print_notes(const Manifest& m) {
 std::string counted(std::size_t n) { return fmt::format("{} resource{}", n, n == 1 ? "" : "s"); }
 
 int write(const Asked& a, const std::vector<Item>& items, resources::Verb verb) {
+  if (verb == resources::Verb::remove &&
+      std::any_of(items.begin(), items.end(), [](const Item& i) { return std::string_view(i.kind->name) == "Node"; }))
+    fmt::print(stderr,
+               "note: the certificate of a Node stays good; `calico-node node delete NAME` takes it back as well\n");
   const auto report =
       write_items(asker(a), items, {verb, a.dry_run, verb == resources::Verb::create ? a.skip_exists : a.skip_absent});
   std::size_t written = 0, not_known = 0, not_written = 0;

@@ -32,7 +32,7 @@ TEST(Cli, BadUsageIsTwoAndSaysWhat) {
     const char* args;
     const char* text;
   } cases[] = {
-      {" join", "join is not built yet"},
+      {" cleanup", "cleanup is not built yet"},
       {" frobnicate", "unknown command 'frobnicate'"},
       {" ../../x", "unknown command '../../x'"},
       {" --frob", "unknown option --frob"},
