@@ -54,6 +54,26 @@ class GatewayRights : public testing::Test {
   std::unique_ptr<Embedded> ours_;
 };
 
+// What the audit log is made of.
+TEST_F(GatewayRights, AWriteCarriesTheNameOfItsCertificate) {
+  std::mutex m;
+  std::vector<std::string> who;
+  Kv::Options options;
+  options.on_written = [&](const std::vector<Revised>& revised) {
+    std::lock_guard lock(m);
+    for (const auto& r : revised) who.push_back(r.who);
+  };
+  ours_.reset();
+  ours_ = std::make_unique<Embedded>(runner_.loop(), pki_.issue("server"), options, options_of());
+  auto node = peer("node-1"), neutron = peer("neutron");
+  EXPECT_EQ(node.post("kv/put", put_of(kNode)).status, 200U);
+  EXPECT_EQ(neutron.post("kv/txn", R"({"success":[{"request_put":)" + put_of("/calico/x") + "}]}").status, 200U);
+  EXPECT_EQ(neutron.post("kv/deleterange", range_of("/calico/x")).status, 200U);
+  EXPECT_EQ(node.post("kv/put", put_of("/calico/x")).status, 403U);
+  std::lock_guard lock(m);
+  EXPECT_THAT(who, testing::ElementsAre("cn=node-1", "cn=neutron", "cn=neutron"));
+}
+
 // The same requests, once as a node (token or certificate) and once as nobody.
 TEST_F(GatewayRights, AreAnsweredAsByEtcd) {
   if (!test::Etcd::installed()) GTEST_SKIP() << "etcd is not installed (package etcd-server): parity not tested";
