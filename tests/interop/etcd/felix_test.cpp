@@ -195,7 +195,7 @@ class EtcdFelix : public testing::Test {
     int sent = 0, received = 0;
     ASSERT_EQ(std::sscanf(line.c_str(), "%d packets transmitted, %d received", &sent, &received), 2) << line;
     std::printf("[  COUNT   ] %s\n", line.c_str());
-    EXPECT_GT(sent, 20);
+    EXPECT_GT(sent, 5);
     EXPECT_GE(received + 1, sent) << "the last may be on its way: " << line;
     for (auto* h : {a_.get(), b_.get()}) EXPECT_EQ(h->removed_routes(), "");
   }
