@@ -32,7 +32,7 @@ rc=0
 sanitized() {
   preset=$1 label=$2
   shift 2
-  "$@" ctest --test-dir "build/$preset" --output-on-failure --repeat until-pass:2 -L "$label" || rc=1
+  "$@" ctest --test-dir "build/$preset" --output-on-failure -j 2 --repeat until-pass:2 -L "$label" || rc=1
   if grep -aE 'WARNING: ThreadSanitizer|ERROR: (Address|Leak)Sanitizer|runtime error:' \
     "build/$preset/Testing/Temporary/LastTest.log" >&2; then
     echo "$0: a sanitizer ($preset) reported the above" >&2
