@@ -187,7 +187,9 @@ int serve_main(int argc, char** argv) {
     return 1;
   }
   Loop loop("gateway");
-  store::etcd::Gateway gateway(loop.executor(), **kv);
+  store::etcd::GatewayOptions options;
+  options.admins = {"admin"};  // whoever fills it
+  store::etcd::Gateway gateway(loop.executor(), **kv, std::move(options));
   http::Listen where;
   where.at = *http::Endpoint::parse(fmt::format("{}://127.0.0.1:{}", argc == 7 ? "https" : "http", argv[3]));
   if (argc == 7) where.tls = {argv[4], argv[5], argv[6]};
