@@ -153,6 +153,7 @@ struct ResourceControl::Impl {
     options.dry_run = flag("dry_run");
     options.skip = flag("skip");
     options.now = now_text();
+    options.who = "operator";
     options.make_uid = [this] {
       const auto half = [this] { return static_cast<std::uint64_t>(random()) << 32U | random(); };
       const auto a = half(), b = half();

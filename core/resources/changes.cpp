@@ -222,6 +222,7 @@ awaitable<Changed> change(store::Datastore& ds, std::vector<Item> items, ChangeO
       out.outcomes.push_back(std::move(step.outcome));
     }
     if (out.refused || options.dry_run || txn.success.empty()) co_return out;
+    txn.who = options.who;
     auto done = co_await ds.txn(std::move(txn));
     if (!done) {
       out.error = done.error();

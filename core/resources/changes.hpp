@@ -33,6 +33,7 @@ struct ChangeOptions {
   bool skip = false;     ///< create: what is there, remove: what is not there is no fault
   std::function<std::string()> make_uid;
   std::string now;  ///< creationTimestamp of what is new
+  std::string who;  ///< for the audit log
 };
 
 struct Outcome {

@@ -207,6 +207,16 @@ TEST_F(ResourceCommandsLive, FromApplyToDelete) {
   EXPECT_EQ(node("delete -f " + file).code, 1) << "one of both is gone";
   EXPECT_THAT(node("delete --skip-not-exists -f " + file).output,
               HasSubstr("NetworkPolicy openstack/default.web: deleted\nNode border: skipped\n"));
+  EXPECT_TRUE(eventually("the audit log's line", [&] {
+    const auto log = loop_.call([this] { return log_; });
+    for (std::size_t at = 0, end; (end = log.find('\n', at)) != std::string::npos; at = end + 1) {
+      const auto line = log.substr(at, end - at);
+      if (line.find("store.write") != std::string::npos && line.find("operator") != std::string::npos &&
+          line.find("nodes/border") != std::string::npos)
+        return true;
+    }
+    return false;
+  })) << loop_.call([this] { return log_; });
   EXPECT_EQ(node("get np web").code, 1);
   EXPECT_THAT(node("delete clusterinformation default").output, HasSubstr("read only"));
 }
