@@ -87,6 +87,14 @@ Errc errc_of_errno(int err) {
   }
 }
 
+std::string shown(std::string_view text, std::size_t most) {
+  std::string out;
+  for (const char c : text.substr(0, most)) out += c >= 0x20 && c < 0x7f ? c : '?';
+  return text.size() > most ? out + "…" : out;
+}
+
+std::string quoted(std::string_view text) { return fmt::format("'{}'", shown(text)); }
+
 tl::unexpected<Error> fail_errno(int err, std::string_view what) {
   return fail(errc_of_errno(err), "{}: {}", what, std::generic_category().message(err));
 }

@@ -11,6 +11,7 @@
 ///   if (!v) return wrap(v.error(), "[bgp] hold_time");
 #include <fmt/format.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -59,6 +60,11 @@ template <class... Args>
   e.what = fmt::format("{}: {}", context, e.what);
   return tl::unexpected<Error>(std::move(e));
 }
+
+/// Text from outside in an error line: cut to `most` bytes (then with "…"), anything but printable ASCII as '?'.
+[[nodiscard]] std::string shown(std::string_view text, std::size_t most = 100);
+/// shown() in single quotes.
+[[nodiscard]] std::string quoted(std::string_view text);
 
 /// Translates errno once, at the border to the kernel.
 [[nodiscard]] Errc errc_of_errno(int err);

@@ -25,12 +25,12 @@ Ip Ip::from_bytes(std::span<const std::byte> network_order) {
 
 Result<Ip> Ip::parse(std::string_view text) {
   std::array<char, INET6_ADDRSTRLEN> buf{};
-  if (text.size() >= buf.size() || text.empty()) return fail(Errc::invalid, "'{}' is not an IP address", text);
+  if (text.size() >= buf.size() || text.empty()) return fail(Errc::invalid, "'{}' is not an IP address", shown(text));
   std::copy(text.begin(), text.end(), buf.begin());
   std::array<std::byte, 16> raw{};
   if (inet_pton(AF_INET, buf.data(), raw.data()) == 1) return from_bytes(std::span(raw).first(4));
   if (inet_pton(AF_INET6, buf.data(), raw.data()) == 1) return from_bytes(raw);
-  return fail(Errc::invalid, "'{}' is not an IP address", text);
+  return fail(Errc::invalid, "'{}' is not an IP address", shown(text));
 }
 
 std::uint32_t Ip::to_v4() const {
@@ -66,13 +66,13 @@ std::string Ip::to_string() const {
 Result<Prefix> Prefix::parse(std::string_view text) {
   auto slash = text.find('/');
   auto ip = Ip::parse(text.substr(0, slash));
-  if (!ip) return fail(Errc::invalid, "'{}' is not an address block", text);
+  if (!ip) return fail(Errc::invalid, "'{}' is not an address block", shown(text));
   if (slash == std::string_view::npos) return host(*ip);
   auto tail = text.substr(slash + 1);
   unsigned len = 0;
   auto [end, ec] = std::from_chars(tail.data(), tail.data() + tail.size(), len);
   if (ec != std::errc{} || end != tail.data() + tail.size() || len > ip->bits())
-    return fail(Errc::invalid, "'{}' is not an address block (length 0 to {})", text, ip->bits());
+    return fail(Errc::invalid, "'{}' is not an address block (length 0 to {})", shown(text), ip->bits());
   return Prefix{*ip, static_cast<std::uint8_t>(len)}.masked();
 }
 
@@ -102,12 +102,12 @@ std::string Prefix::to_string() const { return fmt::format("{}/{}", addr.to_stri
 
 Result<Mac> Mac::parse(std::string_view text) {
   Mac m;
-  if (text.size() != 17) return fail(Errc::invalid, "'{}' is not a MAC address", text);
+  if (text.size() != 17) return fail(Errc::invalid, "'{}' is not a MAC address", shown(text));
   for (std::size_t i = 0; i < 6; ++i) {
     auto part = text.substr(i * 3, 2);
     auto [end, ec] = std::from_chars(part.data(), part.data() + 2, m.b[i], 16);
     if (ec != std::errc{} || end != part.data() + 2 || (i < 5 && text[i * 3 + 2] != ':'))
-      return fail(Errc::invalid, "'{}' is not a MAC address", text);
+      return fail(Errc::invalid, "'{}' is not a MAC address", shown(text));
   }
   return m;
 }

@@ -14,7 +14,6 @@ namespace {
 using detail::number_of;
 using detail::Object;
 using detail::read_with;
-using detail::shown;
 namespace json = boost::json;
 using std::chrono::seconds;
 
@@ -35,7 +34,7 @@ Result<T> read_resource(std::string_view text, F&& f) {
 void only(const Object& o, std::initializer_list<std::string_view> known) {
   o.each_member([&](std::string_view key, const json::value& v) {
     if (v.is_null() || std::find(known.begin(), known.end(), key) != known.end()) return;
-    o.bad(o.at(shown(key)), "not supported; the resource is not used");
+    o.bad(o.at(quoted(key)), "not supported; the resource is not used");
   });
 }
 
@@ -70,7 +69,7 @@ std::vector<Asn> read_ases(const Object& o, std::string_view key) {
 
 /// "90s", "1m30s", "2h0m0s".
 Result<seconds> parse_duration(std::string_view text) {
-  const auto bad = [&] { return fail(Errc::invalid, "{} is no duration such as 90s or 2m0s", shown(text)); };
+  const auto bad = [&] { return fail(Errc::invalid, "{} is no duration such as 90s or 2m0s", quoted(text)); };
   auto rest = text;
   std::uint64_t total_ms = 0;
   while (!rest.empty()) {
@@ -141,7 +140,7 @@ void read_cidr(const Object& o, Family family, BgpFilterRule& r) {
   else if (op == "NotIn")
     r.match = BgpFilterRule::Operator::not_in;
   else if (!op.empty())
-    o.bad(o.at("matchOperator"), fmt::format("{}: need Equal, NotEqual, In or NotIn", shown(op)));
+    o.bad(o.at("matchOperator"), fmt::format("{}: need Equal, NotEqual, In or NotIn", quoted(op)));
   const auto lengths = o.object("prefixLength");
   only(lengths, {"min", "max"});
   if (!o.has("prefixLength") || !r.cidr) {
@@ -166,11 +165,11 @@ BgpFilterRule read_rule(const Object& o, Family family) {
   BgpFilterRule r;
   const auto action = o.text("action");
   r.accept = action == "Accept";
-  if (!r.accept && action != "Reject") o.bad(o.at("action"), fmt::format("{}: need Accept or Reject", shown(action)));
+  if (!r.accept && action != "Reject") o.bad(o.at("action"), fmt::format("{}: need Accept or Reject", quoted(action)));
   read_cidr(o, family, r);
   const auto source = o.text("source");
   r.remote_peers = source == "RemotePeers";
-  if (!source.empty() && !r.remote_peers) o.bad(o.at("source"), fmt::format("{}: need RemotePeers", shown(source)));
+  if (!source.empty() && !r.remote_peers) o.bad(o.at("source"), fmt::format("{}: need RemotePeers", quoted(source)));
   r.interface = o.text("interface");
   if (r.interface.size() > 32 || !std::all_of(r.interface.begin(), r.interface.end(), is_name_character))
     o.bad(o.at("interface"), "need the name of an interface, '*' for any text");
@@ -178,7 +177,7 @@ BgpFilterRule read_rule(const Object& o, Family family) {
   if (type == "eBGP" || type == "iBGP")
     r.external_peer = type == "eBGP";
   else if (!type.empty())
-    o.bad(o.at("peerType"), fmt::format("{}: need eBGP or iBGP", shown(type)));
+    o.bad(o.at("peerType"), fmt::format("{}: need eBGP or iBGP", quoted(type)));
   const auto communities = o.object("communities");
   only(communities, {"values"});
   r.communities = communities.texts("values");
@@ -236,7 +235,7 @@ void read_advertisements(const Object& s, BgpConfiguration& c) {
     for (auto& text : o.texts("communities")) {
       const auto it = named.find(text);
       if (it == named.end() && text.find(':') == std::string::npos)
-        return o.bad(o.at("communities"), fmt::format("{} is not among communities", shown(text)));
+        return o.bad(o.at("communities"), fmt::format("{} is not among communities", quoted(text)));
       a.communities.push_back(it == named.end() ? std::move(text) : it->second);
     }
     if (a.communities.empty() || a.communities.size() > 64) return o.bad(o.at("communities"), "need 1 to 64");
@@ -303,7 +302,7 @@ void read_next_hop(const Object& s, BgpPeer& p) {
   else if (mode == "Keep" || (mode.empty() && keep))
     p.next_hop = BgpPeer::NextHop::keep;
   else if (!mode.empty() && mode != "Auto")
-    return s.bad(s.at("nextHopMode"), fmt::format("{}: need Auto, Self or Keep", shown(mode)));
+    return s.bad(s.at("nextHopMode"), fmt::format("{}: need Auto, Self or Keep", quoted(mode)));
   if (!mode.empty() && keep && mode != "Keep") s.bad(s.at("keepOriginalNextHop"), "contradicts nextHopMode");
 }
 
@@ -367,7 +366,7 @@ Result<BgpPeer> parse_bgp_peer(std::string_view text) {
     if (source == "None")
       p.notes.emplace_back("sourceAddress None has no effect: the address of this Node is used");
     else if (!source.empty() && source != "UseNodeIP")
-      s.bad(s.at("sourceAddress"), fmt::format("{}: need UseNodeIP or None", shown(source)));
+      s.bad(s.at("sourceAddress"), fmt::format("{}: need UseNodeIP or None", quoted(source)));
     for (const auto key : {"reachableBy", "failureDetectionMode", "restartMode"})
       if (s.has(key) && s.text(key) != "None") p.notes.push_back(fmt::format("{} has no effect", key));
   });

@@ -15,12 +15,6 @@ Result<json::value> parse_object(std::string_view text) {
   return v;
 }
 
-std::string shown(std::string_view text) {
-  std::string out = "'";
-  for (char c : text.substr(0, 100)) out.push_back(c >= 0x20 && c < 0x7f ? c : '?');
-  return out + (text.size() > 100 ? "…'" : "'");
-}
-
 void Object::bad(std::string_view path, std::string_view what) const {
   if (!error_->empty()) return;
   *error_ = fmt::format("{}: {}", path, what);

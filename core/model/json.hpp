@@ -69,7 +69,4 @@ class Object {
   std::string* error_;
 };
 
-/// User text in an error line: cut, control characters replaced, quoted.
-std::string shown(std::string_view text);
-
 }  // namespace calico::model::detail

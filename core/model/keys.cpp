@@ -24,13 +24,6 @@ std::vector<std::string_view> split(std::string_view text, char by) {
   }
 }
 
-/// Keys come from others: what is put into an error line is cut and made printable.
-std::string shown(std::string_view text) {
-  std::string out;
-  for (char c : text.substr(0, 200)) out.push_back(c >= 0x20 && c < 0x7f ? c : '?');
-  return out;
-}
-
 }  // namespace
 
 std::string region_string(std::string_view region) {

@@ -11,7 +11,6 @@ namespace {
 
 using detail::number_of;
 using detail::Object;
-using detail::shown;
 namespace json = boost::json;
 
 constexpr std::size_t kMaxRules = 1024;
@@ -75,10 +74,10 @@ std::vector<PortRange> read_ports(const Object& side, std::string_view key) {
         colon == std::string::npos ? first : number_of<std::uint16_t>(std::string_view(text).substr(colon + 1));
     if (!first || !last) {
       const bool named = v.is_string() && !text.empty() && (text[0] < '0' || text[0] > '9');
-      return side.bad(path, named ? fmt::format("named port {} is not supported yet", shown(text))
-                                  : fmt::format("{}: need a port or first:last", shown(text)));
+      return side.bad(path, named ? fmt::format("named port {} is not supported yet", quoted(text))
+                                  : fmt::format("{}: need a port or first:last", quoted(text)));
     }
-    if (*first > *last) return side.bad(path, fmt::format("{}: first is above last", shown(text)));
+    if (*first > *last) return side.bad(path, fmt::format("{}: first is above last", quoted(text)));
     out.push_back({*first, *last});
   });
   if (out.size() > kMaxPorts) side.bad(side.at(key), fmt::format("more than {} entries", kMaxPorts));
@@ -131,7 +130,7 @@ Rule read_rule(const Object& o) {
   else if (action == "pass" || action == "next-tier")
     r.action = Action::pass;
   else
-    o.bad(o.at("action"), fmt::format("{}: need Allow, Deny, Log or Pass", shown(action)));
+    o.bad(o.at("action"), fmt::format("{}: need Allow, Deny, Log or Pass", quoted(action)));
   if (const auto v = o.integer("ipVersion", 4, 6)) {
     if (*v == 5) o.bad(o.at("ipVersion"), "need 4 or 6");
     r.ip_version = *v == 4 ? Family::v4 : Family::v6;
@@ -243,13 +242,13 @@ std::string_view to_string(Action a) {
 
 Result<std::uint8_t> parse_protocol(std::string_view text) {
   if (const auto n = number_of<unsigned>(text)) {
-    if (*n > 255) return fail(Errc::invalid, "protocol {}: need 0 to 255", shown(text));
+    if (*n > 255) return fail(Errc::invalid, "protocol {}: need 0 to 255", quoted(text));
     return static_cast<std::uint8_t>(*n);
   }
   const auto name = lower(text);
   for (const auto& p : kProtocols)
     if (p.name == name) return p.number;
-  return fail(Errc::unsupported, "protocol {} is not known by name; use its number", shown(text));
+  return fail(Errc::unsupported, "protocol {} is not known by name; use its number", quoted(text));
 }
 
 Result<NetworkPolicy> parse_network_policy(std::string_view text, bool global) {
@@ -274,7 +273,7 @@ Result<NetworkPolicy> parse_network_policy(std::string_view text, bool global) {
   // From here on the endpoints are known; what is wrong is theirs alone.
   const auto tier = spec.text("tier");
   if (!tier.empty()) p.tier = tier;
-  if (p.tier != "default") spec.bad("spec.tier", fmt::format("tier {} is not supported yet", shown(p.tier)));
+  if (p.tier != "default") spec.bad("spec.tier", fmt::format("tier {} is not supported yet", quoted(p.tier)));
   p.order = spec.number("order");
   const auto types = spec.texts("types");
   if (!types.empty()) {
@@ -285,7 +284,7 @@ Result<NetworkPolicy> parse_network_policy(std::string_view text, bool global) {
       else if (lower(t) == "egress")
         p.egress_type = true;
       else
-        spec.bad("spec.types", fmt::format("{}: need Ingress or Egress", shown(t)));
+        spec.bad("spec.types", fmt::format("{}: need Ingress or Egress", quoted(t)));
     }
   }
   for (const auto* flag : {"doNotTrack", "preDNAT", "applyOnForward"})

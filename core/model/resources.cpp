@@ -11,7 +11,6 @@ using detail::Object;
 using detail::read_document;
 using detail::read_value;
 using detail::read_with;
-using detail::shown;
 namespace json = boost::json;
 
 json::string_view jsv(std::string_view s) { return {s.data(), s.size()}; }
@@ -332,7 +331,7 @@ Result<EndpointState> parse_endpoint_status(std::string_view text) {
     const auto s = root.text("status");
     for (auto e : {EndpointState::up, EndpointState::down, EndpointState::error})
       if (s == to_string(e)) return void(out = e);
-    root.bad("status", fmt::format("{}: need up, down or error", shown(s)));
+    root.bad("status", fmt::format("{}: need up, down or error", quoted(s)));
   });
 }
 

@@ -265,7 +265,7 @@ std::string unknown_kind(std::string_view word) {
        {"StagedNetworkPolicy", "StagedGlobalNetworkPolicy", "StagedKubernetesNetworkPolicy", "IPReservation",
         "KubeControllersConfiguration", "CalicoNodeStatus", "IPAMConfiguration", "BlockAffinity", "LiveMigration"})
     if (lower(word) == lower(other)) return fmt::format("{} is Calico's and not among the kinds handled here", other);
-  if (const auto* k = find_kind(word)) return fmt::format("unknown kind {}; did you mean {}?", shown(word), k->name);
+  if (const auto* k = find_kind(word)) return fmt::format("unknown kind {}; did you mean {}?", quoted(word), k->name);
   std::vector<std::string_view> names;
   std::string all;
   for (const auto& k : kTable) {
@@ -273,8 +273,8 @@ std::string unknown_kind(std::string_view word) {
     all += (all.empty() ? "" : ", ") + std::string(k.name);
   }
   const auto near = nearest(word, names);
-  return near.empty() ? fmt::format("unknown kind {}; there are: {}", shown(word), all)
-                      : fmt::format("unknown kind {}; did you mean {}?", shown(word), near);
+  return near.empty() ? fmt::format("unknown kind {}; there are: {}", quoted(word), all)
+                      : fmt::format("unknown kind {}; did you mean {}?", quoted(word), near);
 }
 
 std::string prefix_of(const Kind& kind, std::string_view ns) {
@@ -293,15 +293,16 @@ std::vector<Problem> check_resource(const Kind& kind, const json::object& r) {
   if (name.empty())
     out.push_back({"metadata.name", "", "missing"});
   else if (auto wrong = wrong_name(kind, name); !wrong.empty())
-    out.push_back({"metadata.name", shown(name), std::move(wrong)});
+    out.push_back({"metadata.name", quoted(name), std::move(wrong)});
   const auto ns = text_at(m, "namespace");
   if (kind.namespaced && ns.empty())
     out.push_back({"metadata.namespace", "",
                    "missing; OpenStack's endpoints are in 'openstack', of a region in 'openstack-region-NAME'"});
   else if (kind.namespaced && (!is_dns_name(ns) || ns.find('.') != std::string::npos || ns.size() > 63))
-    out.push_back({"metadata.namespace", shown(ns), "need at most 63 of a-z, 0-9 and '-', the ends letters or digits"});
+    out.push_back(
+        {"metadata.namespace", quoted(ns), "need at most 63 of a-z, 0-9 and '-', the ends letters or digits"});
   else if (!kind.namespaced && !ns.empty())
-    out.push_back({"metadata.namespace", shown(ns), fmt::format("a {} has no namespace: leave it out", kind.name)});
+    out.push_back({"metadata.namespace", quoted(ns), fmt::format("a {} has no namespace: leave it out", kind.name)});
   const auto& spec = at(r, "spec");
   if (kind.spec.data() == fields::felix_configuration.data() && spec.is_object())
     check_fields(without_families(spec.get_object()), kind.spec, "spec", out);

@@ -166,7 +166,7 @@ class Reader {
     item.kind = find_exact(said);
     if (!item.kind) return problems.push_back({"kind", "", unknown_kind(said)}), item;
     if (!implied.empty() && said != implied)
-      problems.push_back({"kind", shown(said), fmt::format("this is a list of {}", implied)});
+      problems.push_back({"kind", quoted(said), fmt::format("this is a list of {}", implied)});
     json::object r = without_nulls(given).get_object();
     if (text_of(at(r, "apiVersion")) != kApiVersion && !(at(r, "apiVersion").is_null() && !implied.empty()))
       problems.push_back({"apiVersion", at(r, "apiVersion").is_null() ? "" : brief(at(r, "apiVersion")),

@@ -56,12 +56,6 @@ bool old_number(std::string_view s) {
 
 }  // namespace
 
-std::string shown(std::string_view text) {
-  std::string out = "'";
-  for (const char c : text.substr(0, 100)) out.push_back(c >= 0x20 && c < 0x7f ? c : '?');
-  return out + (text.size() > 100 ? "…'" : "'");
-}
-
 std::size_t utf8_length(std::string_view s) {
   const auto at = [&](std::size_t i) { return i < s.size() ? static_cast<unsigned char>(s[i]) : 0U; };
   const unsigned c = at(0);
@@ -90,7 +84,7 @@ Result<json::value> plain_scalar(std::string_view s) {
     return fail(Errc::invalid,
                 "{} is a different number to different readers: write it in decimal without leading zeros and '_', or "
                 "quote it if it is text",
-                shown(s));
+                quoted(s));
   const bool sign = s[0] == '-' || s[0] == '+';
   if (digits(s.substr(sign ? 1 : 0))) {
     const auto body = s[0] == '+' ? s.substr(1) : s;
@@ -101,14 +95,14 @@ Result<json::value> plain_scalar(std::string_view s) {
     if (auto [end, ec] = std::from_chars(body.data(), body.data() + body.size(), u);
         ec == std::errc{} && end == body.data() + body.size())
       return json::value(u);
-    return fail(Errc::invalid, "the number {} is too large; quote it if it is text", shown(s));
+    return fail(Errc::invalid, "the number {} is too large; quote it if it is text", quoted(s));
   }
   if (looks_like_float(s)) {
     const auto body = s[0] == '+' ? s.substr(1) : s;
     double d = 0;
     const auto [end, ec] = std::from_chars(body.data(), body.data() + body.size(), d);
     if (ec != std::errc{} || end != body.data() + body.size() || !std::isfinite(d))
-      return fail(Errc::invalid, "the number {} cannot be kept; quote it if it is text", shown(s));
+      return fail(Errc::invalid, "the number {} cannot be kept; quote it if it is text", quoted(s));
     return json::value(d);
   }
   return json::value(json::string_view(s.data(), s.size()));

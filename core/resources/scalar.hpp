@@ -14,7 +14,5 @@ namespace calico::resources {
 [[nodiscard]] bool is_plain_text(std::string_view text);
 /// Bytes of the valid UTF-8 character the text begins with; 0 = none.
 [[nodiscard]] std::size_t utf8_length(std::string_view text);
-/// Text of others in an error line: cut, control characters replaced, in quotes.
-[[nodiscard]] std::string shown(std::string_view text);
 
 }  // namespace calico::resources

@@ -104,7 +104,7 @@ void check_map(const json::value& v, bool labels, const std::string& path, std::
     if (m.value().is_null()) continue;
     if (!is_label_name(key) && labels)
       add(problems, path, nullptr,
-          fmt::format("{} is no name of a label: letters, digits, '-', '_', '.', '/', at most 512", shown(key)));
+          fmt::format("{} is no name of a label: letters, digits, '-', '_', '.', '/', at most 512", quoted(key)));
     else if (key.empty() || key.size() > 512)
       add(problems, path, nullptr, "a name of 1 to 512 characters");
     else if (!m.value().is_string())
@@ -222,7 +222,7 @@ bool is_dns_name(std::string_view s) {
 }
 
 std::string brief(const json::value& v) {
-  if (v.is_string()) return shown(sv(v.get_string()));
+  if (v.is_string()) return quoted(sv(v.get_string()));
   if (v.is_object()) return v.get_object().empty() ? "{}" : "{…}";
   if (v.is_array()) return v.get_array().empty() ? "[]" : "[…]";
   if (v.is_double()) return fmt::format("{}", v.get_double());

@@ -46,7 +46,7 @@ void check_text(int line, std::string_view text) {
 json::value value_of_scalar(int line, const std::string& tag, const std::string& text) {
   constexpr std::string_view kStr = "tag:yaml.org,2002:str";
   if (tag == "!" || tag == kStr) return json::value(text);
-  if (!tag.empty() && tag != "?") refuse(line, fmt::format("the tag {} is not read: remove it", shown(tag)));
+  if (!tag.empty() && tag != "?") refuse(line, fmt::format("the tag {} is not read: remove it", quoted(tag)));
   auto v = plain_scalar(text);
   if (!v) refuse(line, std::move(v.error().what));
   return std::move(*v);
@@ -114,9 +114,9 @@ class Builder final : public YAML::EventHandler {
     auto& top = stack_.back();
     if (anchor != 0) refuse(line, "an anchor at a key is not read");
     if (!tag.empty() && tag != "?" && tag != "!" && tag != "tag:yaml.org,2002:str")
-      refuse(line, fmt::format("the tag {} is not read: remove it", shown(tag)));
+      refuse(line, fmt::format("the tag {} is not read: remove it", quoted(tag)));
     if (text == "<<" && tag == "?") refuse(line, "the merge key << is not read: write the members out");
-    if (top.value.get_object().contains(text)) refuse(line, fmt::format("the key {} is given twice", shown(text)));
+    if (top.value.get_object().contains(text)) refuse(line, fmt::format("the key {} is given twice", quoted(text)));
     bytes_ += text.size();
     top.key = text;
     top.key_line = line;
@@ -149,7 +149,7 @@ class Builder final : public YAML::EventHandler {
   void open(int line, const std::string& tag, std::string_view own_tag, YAML::anchor_t anchor, json::value v) {
     if (awaits_key()) refuse(line, "a key must be text");
     if (!tag.empty() && tag != "?" && tag != "!" && tag != own_tag)
-      refuse(line, fmt::format("the tag {} is not read: remove it", shown(tag)));
+      refuse(line, fmt::format("the tag {} is not read: remove it", quoted(tag)));
     if (stack_.size() >= kMaxYamlDepth) refuse(line, fmt::format("more than {} levels", kMaxYamlDepth));
     const auto bytes = bytes_, values = values_;
     begin(line);
@@ -234,12 +234,6 @@ Status check_bytes(std::string_view text) {
   return {};
 }
 
-std::string one_line(std::string_view text) {
-  std::string out;
-  for (const char c : text.substr(0, 200)) out.push_back(c >= 0x20 && c < 0x7f ? c : '?');
-  return out;
-}
-
 }  // namespace
 
 Result<std::vector<YamlDocument>> read_yaml(std::string_view text) {
@@ -273,9 +267,9 @@ Result<std::vector<YamlDocument>> read_yaml(std::string_view text) {
     const auto first = here.find_first_not_of(' ');
     if (first != std::string_view::npos && here[first] == '\t')
       return fail(Errc::invalid, "line {}: a tab in the indentation: YAML takes spaces only", line);
-    return fail(Errc::invalid, "line {}: not YAML: {}", line, one_line(e.msg));
+    return fail(Errc::invalid, "line {}: not YAML: {}", line, shown(e.msg));
   } catch (const std::exception& e) {
-    return fail(Errc::invalid, "line 1: not YAML: {}", one_line(e.what()));
+    return fail(Errc::invalid, "line 1: not YAML: {}", shown(e.what()));
   }
 }
 

@@ -75,7 +75,7 @@ struct PutRequest {
   bool prev_kv = false;
   bool ignore_value = false;  ///< keep the value that is there; `value` is empty then. No such key: invalid
   bool ignore_lease = false;  ///< keep its lease; `lease` is 0 then. No such key: invalid
-  std::string who = {};  ///< see TxnRequest::who
+  std::string who = {};       ///< see TxnRequest::who
 };
 struct PutResult {
   Revision revision = 0;

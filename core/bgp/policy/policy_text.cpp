@@ -24,12 +24,6 @@ constexpr Name kSources[] = {{"local", 1}, {"ibgp", 2}, {"ebgp", 4}, {"remote", 
 constexpr Name kPeers[] = {{"ibgp", 1}, {"ebgp", 2}};
 constexpr Name kOrigins[] = {{"igp", 1}, {"egp", 2}, {"incomplete", 4}};
 
-std::string shown(std::string_view text) {
-  std::string out;
-  for (const char c : text.substr(0, 60)) out += c >= 0x20 && c < 0x7f ? c : '?';
-  return out;
-}
-
 bool is_name_character(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
          std::string_view(".:@_-*").find(c) != std::string_view::npos;

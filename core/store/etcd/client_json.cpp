@@ -37,13 +37,6 @@ json::value bytes(std::string_view v) { return json::value(json::string(wire::ba
 
 std::string text(const json::object& o) { return json::serialize(o); }
 
-/// One line without control characters, short enough for a log.
-std::string one_line(std::string_view s) {
-  std::string out;
-  for (char c : s.substr(0, 300)) out += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? ' ' : c;
-  return out;
-}
-
 // ---- requests
 
 json::object object_of(const RangeRequest& r) {
@@ -374,7 +367,7 @@ Result<LeaseInfo> decode_grant(std::string_view body) {
     l.ttl_s = l.granted_ttl_s = f.number("TTL");
     const auto refused = f.string("error");
     if (!f.ok()) return f.fault();
-    if (!refused.empty()) return fail(Errc::unavailable, "lease: {}", one_line(refused));
+    if (!refused.empty()) return fail(Errc::unavailable, "lease: {}", shown(refused, 300));
     if (l.id == 0) return fail(Errc::invalid, "answer: lease without a number");
     return l;
   });
@@ -468,7 +461,7 @@ Result<WatchLine> decode_watch_line(std::string_view line) {
     w.created = r.flag("created");
     w.canceled = r.flag("canceled");
     w.compacted_at = r.number("compact_revision");
-    w.reason = one_line(r.string("cancel_reason"));
+    w.reason = shown(r.string("cancel_reason"), 300);
     w.batch.revision = header_revision(r);
     static const json::array kNone;
     const auto* events = r.array("events");
@@ -499,7 +492,7 @@ Result<WatchLine> decode_watch_line(std::string_view line) {
 
 Refusal refusal_of(int grpc_code, std::string_view message) {
   Refusal r;
-  r.error.what = message.empty() ? fmt::format("etcd refused with code {}", grpc_code) : one_line(message);
+  r.error.what = message.empty() ? fmt::format("etcd refused with code {}", grpc_code) : shown(message, 300);
   auto& code = r.error.code;
   switch (grpc_code) {
     case kInvalidArgument:
@@ -577,7 +570,7 @@ Refusal decode_refusal(unsigned status, std::string_view body) {
         "this node one without (an alternative name is enough), and set [datastore] username and password_file"};
     return r;
   }
-  r.error.what = fmt::format("HTTP {} {}", status, one_line(message));
+  r.error.what = fmt::format("HTTP {} {}", status, shown(message, 300));
   if (message.empty()) r.error.what = fmt::format("HTTP {} (is this etcd's v3 gateway?)", status);
   r.error.code = status == 401 || status == 403 ? Errc::no_permission
                  : status == 404                ? Errc::unsupported

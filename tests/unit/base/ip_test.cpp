@@ -39,4 +39,15 @@ TEST(Mac, ParsesAndPrints) {
     EXPECT_FALSE(Mac::parse(bad)) << bad;
 }
 
+TEST(Error, TextFromOutsideIsCutAndPrintable) {
+  EXPECT_EQ(shown("10.65.0.1"), "10.65.0.1");
+  EXPECT_EQ(shown("a\nb\x1b[2J\xff"), "a?b?[2J?");
+  EXPECT_EQ(shown(std::string(101, 'x')), std::string(100, 'x') + "…");
+  const std::string huge(1 << 20, '\n');
+  for (const auto& error : {Ip::parse(huge).error(), Prefix::parse(huge + "/8").error(), Mac::parse(huge).error()}) {
+    EXPECT_LT(error.what.size(), 200U);
+    EXPECT_EQ(error.what.find('\n'), std::string::npos);
+  }
+}
+
 }  // namespace calico
