@@ -23,6 +23,8 @@ constexpr std::size_t kGroupMax = 1000;              // requests in one SQLite t
 constexpr std::size_t kHistoryChunk = 1U << 20;      // bytes read at once for a watch that catches up
 constexpr std::int64_t kCompactStep = 200;           // revisions compacted at once on the writer's own account
 
+constexpr std::string_view kMoved = "this datastore has moved, see `calico-node store move`";
+
 Error stopped() { return {Errc::closed, "the datastore is stopping"}; }
 
 struct Lease {
@@ -40,6 +42,7 @@ struct Group {
   Revision compacted;
   std::vector<Revised> revised;
   std::map<LeaseId, std::optional<std::int64_t>> leases;  ///< granted (ttl) or revoked
+  std::optional<std::string> frozen;                      ///< changed to
   std::optional<Transaction> tx;
   std::optional<Error> fatal;
 };
@@ -77,6 +80,7 @@ struct Kv::Impl : std::enable_shared_from_this<Kv::Impl> {
   Revision revision = 1;
   Revision compacted = 0;
   Stats counters;
+  std::string frozen;  ///< why; empty = it is not
 
   // Writer's own.
   std::map<LeaseId, Lease> leases;
@@ -105,6 +109,9 @@ struct Kv::Impl : std::enable_shared_from_this<Kv::Impl> {
   awaitable<Result<T>> read(std::function<Result<T>(Db&)> f);
 
   // Evaluation, on the writer.
+  Status writable(const Group& g) const;
+  Status writable(const Group& g, const std::vector<Op>& ops) const;
+  Status set_frozen(Group& g, Then then);
   bool begin(Group& g);
   Status fatal(Group& g, Error e);
   bool lease_there(const Group& g, LeaseId id) const;
@@ -115,7 +122,8 @@ struct Kv::Impl : std::enable_shared_from_this<Kv::Impl> {
   Status precheck(const Group& g, const PutRequest& put) const;
   Status precheck(const Group& g, const std::vector<Op>& ops) const;
   Result<std::vector<OpResult>> perform(Group& g, std::vector<Op> ops, std::string who);
-  Result<TxnResult> txn(Group& g, TxnRequest request);
+  /// `of_move`: past a freeze.
+  Result<TxnResult> txn(Group& g, TxnRequest request, std::optional<Kv::Then> of_move = std::nullopt);
   Result<TxnResult> txn_with(Group& g, const WriteFunction& f);
   Result<Revision> compact(Group& g, Revision to);
   Status revoke(Group& g, LeaseId id, std::string_view why);
@@ -159,6 +167,7 @@ Status Kv::Impl::start() {
   compacted = meta->compacted;
   cluster_id = meta->cluster_id;
   member_id = meta->member_id;
+  if (meta->frozen) frozen = kMoved;
 
   const auto now = clock->now();
   if (auto s = load_leases(*db,
@@ -377,6 +386,7 @@ void Kv::Impl::apply(Group& g, std::size_t jobs) {
     if (!ttl_s) leases.erase(id);
   revision = g.revision;
   compacted = g.compacted;
+  if (g.frozen) frozen = std::move(*g.frozen);
   if (g.tx) ++counters.commits;
   counters.requests += jobs;
 }
@@ -410,6 +420,28 @@ bool Kv::Impl::begin(Group& g) {
 Status Kv::Impl::fatal(Group& g, Error e) {
   g.fatal = std::move(e);
   return tl::unexpected<Error>(*g.fatal);
+}
+
+// ---- frozen
+
+Status Kv::Impl::writable(const Group& g) const {
+  const auto& why = g.frozen ? *g.frozen : frozen;
+  if (why.empty()) return {};
+  return fail(Errc::unavailable, "{}", why);
+}
+
+Status Kv::Impl::writable(const Group& g, const std::vector<Op>& ops) const {
+  const bool writes =
+      std::any_of(ops.begin(), ops.end(), [](const Op& op) { return !std::holds_alternative<RangeRequest>(op); });
+  return writes ? writable(g) : Status{};
+}
+
+Status Kv::Impl::set_frozen(Group& g, Then then) {
+  if (then == Then::as_it_is) return {};
+  if (!begin(g)) return tl::unexpected<Error>(*g.fatal);
+  if (auto s = save_frozen(*db, then == Then::frozen_for_good); !s) return fatal(g, s.error());
+  g.frozen = then == Then::frozen_for_good ? std::string(kMoved) : std::string();
+  return {};
 }
 
 // ---- operations
@@ -533,15 +565,22 @@ Result<std::vector<OpResult>> Kv::Impl::perform(Group& g, std::vector<Op> ops, s
   return results;
 }
 
-Result<TxnResult> Kv::Impl::txn(Group& g, TxnRequest request) {
+Result<TxnResult> Kv::Impl::txn(Group& g, TxnRequest request, std::optional<Then> of_move) {
   if (auto s = check(request); !s) return tl::unexpected<Error>(s.error());
   TxnResult result;
   result.succeeded =
       std::all_of(request.compare.begin(), request.compare.end(), [&](const Compare& c) { return holds(c, g.staged); });
   auto& ops = result.succeeded ? request.success : request.failure;
+  if (!of_move)
+    if (auto s = writable(g, ops); !s) return tl::unexpected<Error>(s.error());
   if (auto s = precheck(g, ops); !s) return tl::unexpected<Error>(s.error());
+  if (of_move && result.succeeded)
+    if (auto s = set_frozen(g, *of_move); !s) return tl::unexpected<Error>(s.error());
   auto responses = perform(g, std::move(ops), std::move(request.who));
-  if (!responses) return tl::unexpected<Error>(responses.error());
+  if (!responses) {
+    if (of_move && !g.fatal) g.fatal = responses.error();  // its new state is staged already
+    return tl::unexpected<Error>(responses.error());
+  }
   result.responses = std::move(*responses);
   result.revision = g.revision;
   return result;
@@ -598,6 +637,7 @@ Result<TxnResult> Kv::Impl::txn_with(Group& g, const WriteFunction& f) {
   const bool succeeded = std::all_of(request->compare.begin(), request->compare.end(),
                                      [&](const Compare& c) { return holds(c, g.staged); });
   auto& ops = succeeded ? request->success : request->failure;
+  if (auto s = writable(g, ops); !s) return tl::unexpected<Error>(s.error());
   if (auto s = precheck(g, ops); !s) return tl::unexpected<Error>(s.error());
   if (succeeded)
     if (auto s = savepoint->release(); !s) return tl::unexpected<Error>(fatal(g, s.error()).error());
@@ -628,6 +668,7 @@ Result<Revision> Kv::Impl::compact(Group& g, Revision to) {
 // ---- leases
 
 Result<LeaseInfo> Kv::Impl::grant(Group& g, std::int64_t ttl_s, LeaseId id) {
+  if (auto s = writable(g); !s) return tl::unexpected<Error>(s.error());
   if (ttl_s > kMaxLeaseTtl_s) return fail(Errc::invalid, "too large lease TTL: {} s", ttl_s);
   if (id != 0 && lease_there(g, id)) return fail(Errc::exists, "lease already exists: {}", id);
   while (id == 0 || lease_there(g, id)) id = static_cast<LeaseId>(random() >> 1);
@@ -739,6 +780,7 @@ awaitable<Result<PutResult>> Kv::put(PutRequest request) {
   if (auto s = check(request); !s) co_return tl::unexpected<Error>(s.error());
   auto shared = std::make_shared<PutRequest>(std::move(request));
   std::function<Result<PutResult>(Group&)> f = [raw = impl.get(), shared](Group& g) -> Result<PutResult> {
+    if (auto s = raw->writable(g); !s) return tl::unexpected<Error>(s.error());
     if (shared->lease != 0 && !raw->lease_there(g, shared->lease))
       return fail(Errc::not_found, "requested lease not found: {}", shared->lease);
     if (auto s = raw->precheck(g, *shared); !s) return tl::unexpected<Error>(s.error());
@@ -756,6 +798,7 @@ awaitable<Result<DeleteResult>> Kv::del(DeleteRequest request) {
   if (auto s = check(request); !s) co_return tl::unexpected<Error>(s.error());
   auto shared = std::make_shared<DeleteRequest>(std::move(request));
   std::function<Result<DeleteResult>(Group&)> f = [raw = impl.get(), shared](Group& g) -> Result<DeleteResult> {
+    if (auto s = raw->writable(g); !s) return tl::unexpected<Error>(s.error());
     std::vector<ChangePtr> changes;
     auto result = raw->del(g, changes, *shared);
     if (auto s = raw->log(g, std::move(changes), std::move(shared->who)); !s) return tl::unexpected<Error>(s.error());
@@ -784,7 +827,8 @@ awaitable<Result<TxnResult>> Kv::txn_with(WriteFunction f) {
 
 awaitable<Result<Revision>> Kv::compact(Revision revision) {
   auto impl = impl_;
-  std::function<Result<Revision>(Group&)> f = [raw = impl.get(), revision](Group& g) {
+  std::function<Result<Revision>(Group&)> f = [raw = impl.get(), revision](Group& g) -> Result<Revision> {
+    if (auto s = raw->writable(g); !s) return tl::unexpected<Error>(s.error());
     return raw->compact(g, revision);
   };
   co_return co_await impl->ask<Revision>(std::move(f));
@@ -806,7 +850,10 @@ awaitable<Result<LeaseInfo>> Kv::lease_keepalive(LeaseId id) {
 
 awaitable<Status> Kv::lease_revoke(LeaseId id) {
   auto impl = impl_;
-  std::function<Status(Group&)> f = [raw = impl.get(), id](Group& g) { return raw->revoke(g, id, "revoked"); };
+  std::function<Status(Group&)> f = [raw = impl.get(), id](Group& g) -> Status {
+    if (auto s = raw->writable(g); !s) return s;
+    return raw->revoke(g, id, "revoked");
+  };
   co_return co_await impl->ask<void>(std::move(f));
 }
 
@@ -832,6 +879,38 @@ awaitable<Result<std::vector<LeaseId>>> Kv::leases() {
     return std::vector<LeaseId>(ids.begin(), ids.end());
   };
   co_return co_await impl->ask<std::vector<LeaseId>>(std::move(f), false);
+}
+
+awaitable<Status> Kv::freeze(std::string why) {
+  auto impl = impl_;
+  std::function<Status(Group&)> f = [raw = impl.get(), why = std::move(why)](Group& g) -> Status {
+    if (raw->writable(g)) g.frozen = why;  // who was frozen for good stays so
+    return {};
+  };
+  co_return co_await impl->ask<void>(std::move(f));
+}
+
+awaitable<Status> Kv::thaw() {
+  auto impl = impl_;
+  std::function<Status(Group&)> f = [raw = impl.get()](Group& g) -> Status {
+    return raw->writable(g) ? Status{} : raw->set_frozen(g, Then::thawed);
+  };
+  co_return co_await impl->ask<void>(std::move(f));
+}
+
+awaitable<Result<TxnResult>> Kv::txn_of_move(TxnRequest request, Then then) {
+  auto impl = impl_;
+  if (auto s = check(request); !s) co_return tl::unexpected<Error>(s.error());
+  auto shared = std::make_shared<TxnRequest>(std::move(request));
+  std::function<Result<TxnResult>(Group&)> f = [raw = impl.get(), shared, then](Group& g) {
+    return raw->txn(g, std::move(*shared), then);
+  };
+  co_return co_await impl->ask<TxnResult>(std::move(f));
+}
+
+std::string Kv::frozen() const {
+  std::lock_guard lock(impl_->index_mutex);
+  return impl_->frozen;
 }
 
 Result<std::unique_ptr<KvWatch>> Kv::watch_shared(WatchRequest request) {

@@ -152,6 +152,20 @@ class Kv final : public Datastore {
   /// Errors: what `f` returned (or threw: internal), else those of txn.
   [[nodiscard]] awaitable<Result<TxnResult>> txn_with(WriteFunction f);
 
+  /// While a cloud moves to another datastore, and after it has, others may not write here: puts, deletions, new and
+  /// revoked leases, compactions and transactions that would change a key are refused (unavailable: `why`), from the
+  /// answer on. Reads, watches, keepalives, the ends of leases and SQL without keys go on. Ends with thaw() or a
+  /// restart.
+  [[nodiscard]] awaitable<Status> freeze(std::string why);
+  /// Errors: those of a write when it was frozen for good.
+  [[nodiscard]] awaitable<Status> thaw();
+  enum class Then : std::uint8_t { as_it_is, frozen_for_good, thawed };
+  /// A transaction of who moves the datastore, frozen or not, and what is the state after it, in one commit (when its
+  /// compares hold). Frozen for good outlives restarts.
+  [[nodiscard]] awaitable<Result<TxnResult>> txn_of_move(TxnRequest request, Then then = Then::as_it_is);
+  /// Why it is frozen; empty when it is not. Any thread.
+  std::string frozen() const;
+
   [[nodiscard]] Result<std::unique_ptr<KvWatch>> watch_shared(WatchRequest request);
   [[nodiscard]] awaitable<Result<std::vector<LeaseId>>> leases();
 

@@ -105,6 +105,9 @@ Result<KvMeta> load_meta(Db& db) {
     if (!v) return fail(Errc::corrupt, "{}: kv_meta has no {}", db.path(), name);
     *out = static_cast<std::uint64_t>(*v);
   }
+  auto frozen = db.number("SELECT count(*) FROM kv_meta WHERE name = 'frozen'");
+  if (!frozen) return tl::unexpected<Error>(frozen.error());
+  m.frozen = *frozen > 0;
   auto newest = db.number("SELECT coalesce(max(revision), 0) FROM kv_log WHERE id = (SELECT max(id) FROM kv_log)");
   if (!newest) return tl::unexpected<Error>(newest.error());
   if (*newest > m.revision || m.compacted > m.revision)
@@ -145,6 +148,11 @@ Result<Revision> adopt_backup(Db& db) {
       return tl::unexpected<Error>(s.error());
   if (auto s = tx->commit(); !s) return tl::unexpected<Error>(s.error());
   return *held;
+}
+
+Status save_frozen(Db& db, bool frozen) {
+  return db.run(frozen ? "INSERT OR REPLACE INTO kv_meta(name, value) VALUES('frozen', 1)"
+                       : "DELETE FROM kv_meta WHERE name = 'frozen'");
 }
 
 Status save_revision(Db& db, Revision revision) {

@@ -12,10 +12,12 @@ struct KvMeta {
   Revision compacted = 0;
   std::uint64_t cluster_id = 0;
   std::uint64_t member_id = 0;
+  bool frozen = false;  ///< for good: the cloud has moved to another datastore
 };
 /// Read, or made (random ids) in a new file.
 [[nodiscard]] Result<KvMeta> load_meta(Db& db);
 [[nodiscard]] Status save_revision(Db& db, Revision revision);
+[[nodiscard]] Status save_frozen(Db& db, bool frozen);
 /// Marks a copy of the datastore as one: `beyond` is a revision known to have been reached since (or its own).
 [[nodiscard]] Status mark_backup(Db& db, Revision beyond);
 /// Makes a marked copy a datastore of its own: other ids, a revision no one has seen, no history. 0 = it is not marked,

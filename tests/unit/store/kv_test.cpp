@@ -469,6 +469,83 @@ TEST_F(KvTest, ManyWritersShareCommits) {
 // ---- a crash
 
 // The child acknowledges each write on a pipe after it was answered, and dies by SIGKILL at a moment of our choosing.
+TEST_F(KvTest, FrozenItRefusesWritesOfOthersAndGoesOnOtherwise) {
+  open();
+  const auto before = put("/a", "1");
+  const auto lease = run(kv_->lease_grant(60));
+  ASSERT_TRUE(lease);
+  ASSERT_TRUE(run(kv_->freeze("moving to elsewhere")));
+  EXPECT_EQ(kv_->frozen(), "moving to elsewhere");
+
+  const auto refused = [](const auto& r) {
+    ASSERT_FALSE(r);
+    EXPECT_EQ(r.error().code, Errc::unavailable);
+    EXPECT_EQ(r.error().what, "moving to elsewhere");
+  };
+  PutRequest p{.key = "/a", .value = "2"};
+  DeleteRequest d{.key = "/a"};
+  TxnRequest t;
+  t.success.emplace_back(p);
+  refused(run(kv_->put(p)));
+  refused(run(kv_->del(d)));
+  refused(run(kv_->txn(t)));
+  refused(run(kv_->txn_with(insert_and_put("x", 1, t))));
+  refused(run(kv_->lease_grant(60)));
+  refused(run(kv_->lease_revoke(lease->id)));
+  refused(run(kv_->compact(before)));
+  EXPECT_EQ(items(), 0) << "the SQL of a refused write is not kept";
+
+  EXPECT_TRUE(run(kv_->lease_keepalive(lease->id)));
+  TxnRequest reads;
+  reads.success.emplace_back(RangeRequest{.key = "/a"});
+  EXPECT_TRUE(run(kv_->txn(reads)));
+  EXPECT_TRUE(run(kv_->txn_with(insert_and_put("x", 1, {})))) << "SQL without keys goes on";
+  EXPECT_EQ(get("/a")->value, "1");
+  clock_.advance(std::chrono::seconds(61));
+  kv_->wake_for_test();
+  EXPECT_TRUE(test::eventually("the end of a lease", [&] { return run(kv_->leases())->empty(); }));
+
+  ASSERT_TRUE(run(kv_->thaw()));
+  EXPECT_EQ(kv_->frozen(), "");
+  put("/a", "2");
+  ASSERT_TRUE(run(kv_->freeze("again")));
+  open();
+  EXPECT_EQ(kv_->frozen(), "") << "this freeze ends with the process";
+}
+
+TEST_F(KvTest, WhoMovesTheDatastoreWritesPastTheFreezeAndItsLastWriteIsForGood) {
+  open();
+  put("/a", "1");
+  ASSERT_TRUE(run(kv_->freeze("moving")));
+  TxnRequest commit;
+  commit.compare.push_back(key_absent("/pointer"));
+  commit.success.emplace_back(PutRequest{.key = "/pointer", .value = "there"});
+  TxnRequest other = commit;
+  other.compare = {key_absent("/a")};
+  const auto missed = run(kv_->txn_of_move(other, Kv::Then::frozen_for_good));
+  ASSERT_TRUE(missed);
+  EXPECT_FALSE(missed->succeeded);
+  EXPECT_EQ(kv_->frozen(), "moving") << "a compare that does not hold changes nothing";
+  const auto done = run(kv_->txn_of_move(commit, Kv::Then::frozen_for_good));
+  ASSERT_TRUE(done);
+  EXPECT_TRUE(done->succeeded);
+  open();
+  EXPECT_EQ(get("/pointer")->value, "there");
+  EXPECT_NE(kv_->frozen(), "");
+  PutRequest p{.key = "/a", .value = "2"};
+  EXPECT_FALSE(run(kv_->put(p)));
+  ASSERT_TRUE(run(kv_->freeze("moving back"))) << "no fault, and no way out of the other freeze";
+  EXPECT_FALSE(run(kv_->put(p)));
+
+  TxnRequest back;
+  back.success.emplace_back(PutRequest{.key = "/pointer", .value = "here"});
+  ASSERT_TRUE(run(kv_->txn_of_move(back, Kv::Then::thawed)));
+  EXPECT_TRUE(run(kv_->put(p)));
+  open();
+  EXPECT_EQ(kv_->frozen(), "");
+  EXPECT_EQ(get("/a")->value, "2");
+}
+
 TEST(KvCrash, KilledAtAnyMomentEveryAnsweredWriteIsThere) {
   test::TempDir dir;
   int survived = 0;
