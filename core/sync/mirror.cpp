@@ -257,6 +257,7 @@ std::string Mirror::file_error() const { return impl_->file_ ? impl_->file_->err
 void Mirror::replace(Content list, store::Revision revision, const Identity& identity) {
   std::unique_lock lock(impl_->m_);
   std::vector<Update> updates;
+  std::vector<std::string> moved;  // the same value at another revision: for the file, not for the watchers
   auto old = impl_->content_.begin();
   auto now = list.begin();
   while (old != impl_->content_.end() || now != list.end()) {
@@ -267,8 +268,10 @@ void Mirror::replace(Content list, store::Revision revision, const Identity& ide
       updates.push_back(put_of(now->second));
       ++now;
     } else {
-      if (old->second.mod_revision != now->second.mod_revision || old->second.value != now->second.value)
+      if (old->second.value != now->second.value)
         updates.push_back(put_of(now->second));
+      else if (old->second != now->second)
+        moved.push_back(now->first);
       ++old;
       ++now;
     }
@@ -285,6 +288,7 @@ void Mirror::replace(Content list, store::Revision revision, const Identity& ide
       const auto it = impl_->content_.find(u.key);
       change.keys.emplace(u.key, it == impl_->content_.end() ? std::nullopt : std::optional(it->second));
     }
+    for (const auto& key : moved) change.keys.emplace(key, impl_->content_.find(key)->second);
     impl_->file_->push(std::move(change));
   }
   impl_->tell(updates, first);

@@ -66,7 +66,7 @@ class Mirror final : public View {
   std::string file_note() const;
   std::string file_error() const;
 
-  /// A complete list, exact at `revision`: differences go to the watchers. Marks the content usable.
+  /// A complete list, exact at `revision`: keys whose values differ go to the watchers. Marks the content usable.
   void replace(Content list, store::Revision revision, const Identity& identity);
   /// Events of prefix `index`, oldest first; keys outside it are ignored.
   void apply(std::size_t index, const std::vector<store::Event>& events, store::Revision revision);

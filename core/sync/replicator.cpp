@@ -5,6 +5,7 @@
 
 #include "core/log/log.hpp"
 #include "core/model/keys.hpp"
+#include "core/sync/follower.hpp"
 
 namespace calico::sync {
 namespace {
@@ -109,7 +110,25 @@ Replicator::Next Replicator::lost(const Error& error) {
   return Next::backoff;
 }
 
+void Replicator::end_session() {
+  const auto s = session_.lock();
+  if (!s) return;
+  if (!s->end) s->end = Next::soon;
+  s->changed.set();
+}
+
+/// The cloud's datastore may have moved from here: one that is left says where to, also where it is not ready.
+awaitable<bool> Replicator::led_elsewhere() {
+  if (!follower_) co_return false;
+  store::RangeRequest request;
+  request.key = std::string(model::kDatastorePointer);
+  auto pointer = co_await ds_.range(std::move(request));
+  if (!pointer || pointer->kvs.empty()) co_return false;
+  co_return co_await follower_->see(std::move(pointer->kvs.front().value));
+}
+
 awaitable<void> Replicator::run() {
+  if (follower_) co_await follower_->begin();
   const std::chrono::nanoseconds min = options_.timing.retry_min, max = options_.timing.retry_max;
   auto wait = min;
   for (;;) {
@@ -207,8 +226,12 @@ awaitable<Replicator::Next> Replicator::session() {
   if (!status) co_return lost(status.error());
   counters_.server_version = status->version;
   counters_.server_endpoint = status->endpoint;
-  look_for_another_past(*info_now, *status);
   const auto revision_now = info_now->revision;
+  if (info_now->kvs.empty() || !parse_cluster_info(info_now->kvs.front()).ready) {
+    const bool elsewhere = co_await led_elsewhere();
+    if (elsewhere) co_return Next::soon;
+  }
+  look_for_another_past(*info_now, *status);
 
   auto resume = co_await can_resume(std::move(*info_now), status->cluster_id);
   if (!resume) co_return lost(resume.error());
@@ -240,6 +263,12 @@ awaitable<Replicator::Next> Replicator::session() {
   ++counters_.lists;
   counters_.last_error.clear();
   log::debug("sync.list", "revision", revision, "keys", content.size());
+
+  // Before it is taken: what stands in a datastore that was left may be old, and what is refused is not taken.
+  if (const auto pointer = content.find(model::kDatastorePointer); follower_ && pointer != content.end()) {
+    const bool elsewhere = co_await follower_->see(pointer->second.value);
+    if (elsewhere) co_return Next::soon;
+  }
 
   ClusterInfo info;
   const auto it = content.find(model::kClusterInformation);
@@ -314,6 +343,7 @@ awaitable<Replicator::Next> Replicator::wait_for_change(std::string prefix, Revi
 /// nothing for a while, because events waiting are sent at once.
 awaitable<Replicator::Next> Replicator::follow(Revision target) {
   auto s = std::make_shared<Session>(executor_);
+  session_ = s;
   TaskGroup tasks(executor_, "sync-watch");
   const auto count = mirror_.prefixes().size();
   for (std::size_t i = 0; i < count; ++i)

@@ -29,6 +29,8 @@
 
 namespace calico::sync {
 
+class Follower;
+
 /// A list that removes this many endpoints or fewer is never a mass removal.
 inline constexpr std::size_t kMassRemoval = 10;
 
@@ -62,7 +64,12 @@ class Replicator {
   /// one or went back in time, so that what was written there must be written again. With false when it ends.
   void set_on_sync(std::function<void(bool in_sync, std::uint64_t epoch)> f) { on_sync_ = std::move(f); }
 
+  /// Asked about pointers that do not get into the mirror; may be nullptr.
+  void set_follower(Follower* f) { follower_ = f; }
+
   boost::asio::awaitable<void> run();
+  /// Another datastore is in place: a new session begins.
+  void end_session();
   /// Errors: invalid (nothing is refused).
   [[nodiscard]] Status accept();
   const Counters& counters() const { return counters_; }
@@ -72,6 +79,7 @@ class Replicator {
   struct Session;
 
   boost::asio::awaitable<Next> session();
+  boost::asio::awaitable<bool> led_elsewhere();
   void look_for_another_past(const store::RangeResult& info, const store::ServerStatus& status);
   boost::asio::awaitable<Result<bool>> can_resume(store::RangeResult info, std::uint64_t cluster_id);
   boost::asio::awaitable<Status> list(Mirror::Content* out, store::Revision* revision);
@@ -87,6 +95,8 @@ class Replicator {
   const Options& options_;
   const boost::asio::any_io_executor executor_;
   std::function<void(bool, std::uint64_t)> on_sync_;
+  Follower* follower_ = nullptr;
+  std::weak_ptr<Session> session_;  // while it watches
   Counters counters_;
   Signal accepted_;
   std::string refused_guid_;                // of the list refused last

@@ -5,6 +5,7 @@
 #include "core/loop/loop.hpp"
 #include "core/loop/task_group.hpp"
 #include "core/model/keys.hpp"
+#include "core/sync/follower.hpp"
 #include "core/sync/replicator.hpp"
 #include "core/sync/reporter.hpp"
 
@@ -22,6 +23,7 @@ class Service::Impl {
   Loop loop{"sync"};
   std::unique_ptr<Replicator> replicator;
   std::unique_ptr<Reporter> reporter;
+  std::unique_ptr<Follower> follower;
   std::unique_ptr<TaskGroup> tasks, stopping;
   boost::asio::steady_timer deadline{loop.io()};
   bool running = false;
@@ -42,6 +44,9 @@ Result<std::unique_ptr<Service>> Service::open(Options options) {
   impl->reporter = std::make_unique<Reporter>(*impl->options.datastore, *impl->mirror, impl->options, executor);
   impl->replicator->set_on_sync(
       [r = impl->reporter.get()](bool in_sync, std::uint64_t epoch) { r->on_sync(in_sync, epoch); });
+  impl->follower = std::make_unique<Follower>(*impl->mirror, *impl->reporter, impl->options, executor);
+  impl->replicator->set_follower(impl->follower.get());
+  impl->follower->set_on_moved([r = impl->replicator.get()] { r->end_session(); });
   impl->tasks = std::make_unique<TaskGroup>(executor, "sync");
   impl->stopping = std::make_unique<TaskGroup>(executor, "sync-stop");
   return std::unique_ptr<Service>(new Service(std::move(impl)));
@@ -53,6 +58,7 @@ void Service::start() {
   impl_->loop.start();
   impl_->loop.post([i = impl_.get()] {
     i->tasks->spawn("replicator", [i] { return i->replicator->run(); });
+    i->tasks->spawn("follower", [i] { return i->follower->run(); });
     i->tasks->spawn("reporter", [i] { return i->reporter->run(); });
     i->tasks->spawn("lease", [i] { return i->reporter->keep_lease(); });
   });

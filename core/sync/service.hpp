@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "core/base/error.hpp"
+#include "core/model/datastore_pointer.hpp"
 #include "core/store/datastore.hpp"
 #include "core/sync/view.hpp"
 
@@ -40,6 +41,11 @@ struct Options {
   std::string region;                       ///< as configured; empty = none
   std::vector<std::string> extra_prefixes;  ///< beyond resources and this region's subnets (controller: felix status)
   int page = 500;                           ///< keys a list request asks for
+  /// Puts the datastore of a pointer in the place of `datastore`'s; false: it is that one already. Empty: pointers are
+  /// not followed (where the embedded datastore is the authority). On the sync loop.
+  std::function<boost::asio::awaitable<Result<bool>>(model::DatastorePointer)> use = {};
+  /// Whether this node could follow; with `use`.
+  std::function<boost::asio::awaitable<Status>(model::DatastorePointer)> probe = {};
   Timing timing;
 };
 

@@ -36,6 +36,8 @@ struct SyncState {
 struct Update {
   std::string key;
   std::optional<std::string> value;
+  /// Of the change that was told. The key may stand at another one later: after a move or a restore of the datastore
+  /// all do, and what is equal is not told again.
   store::Revision mod_revision = 0;
 };
 

@@ -1,13 +1,13 @@
 #pragma once
 /// Datastores that exist: what a test of sync does to a server (stop, start, a new data directory), behind one
 /// Datastore that lives as long as the test.
-#include <atomic>
 #include <memory>
 #include <string>
 
 #include "core/store/datastore.hpp"
 #include "core/store/etcd/client.hpp"
 #include "core/store/kv.hpp"
+#include "core/store/switch.hpp"
 #include "tests/support/etcd.hpp"
 #include "tests/unit/sync/support.hpp"
 
@@ -21,73 +21,8 @@ struct Backend {
   virtual void wipe() = 0;  ///< while stopped: a new data directory
 };
 
-/// Forwards to a datastore that comes and goes, as a connection would.
-class SwitchDatastore final : public store::Datastore {
- public:
-  template <class T>
-  using awaitable = boost::asio::awaitable<T>;
-  void set(std::shared_ptr<store::Datastore> to) { std::atomic_store(&to_, std::move(to)); }
-
-  awaitable<Result<store::ServerStatus>> status() override {
-    auto to = std::atomic_load(&to_);
-    if (!to) co_return away();
-    co_return co_await to->status();
-  }
-  awaitable<Result<store::RangeResult>> range(store::RangeRequest r) override {
-    auto to = std::atomic_load(&to_);
-    if (!to) co_return away();
-    co_return co_await to->range(std::move(r));
-  }
-  awaitable<Result<store::PutResult>> put(store::PutRequest r) override {
-    auto to = std::atomic_load(&to_);
-    if (!to) co_return away();
-    co_return co_await to->put(std::move(r));
-  }
-  awaitable<Result<store::DeleteResult>> del(store::DeleteRequest r) override {
-    auto to = std::atomic_load(&to_);
-    if (!to) co_return away();
-    co_return co_await to->del(std::move(r));
-  }
-  awaitable<Result<store::TxnResult>> txn(store::TxnRequest r) override {
-    auto to = std::atomic_load(&to_);
-    if (!to) co_return away();
-    co_return co_await to->txn(std::move(r));
-  }
-  awaitable<Result<store::Revision>> compact(store::Revision r) override {
-    auto to = std::atomic_load(&to_);
-    if (!to) co_return away();
-    co_return co_await to->compact(r);
-  }
-  awaitable<Result<store::LeaseInfo>> lease_grant(std::int64_t ttl_s, store::LeaseId id) override {
-    auto to = std::atomic_load(&to_);
-    if (!to) co_return away();
-    co_return co_await to->lease_grant(ttl_s, id);
-  }
-  awaitable<Result<store::LeaseInfo>> lease_keepalive(store::LeaseId id) override {
-    auto to = std::atomic_load(&to_);
-    if (!to) co_return away();
-    co_return co_await to->lease_keepalive(id);
-  }
-  awaitable<Status> lease_revoke(store::LeaseId id) override {
-    auto to = std::atomic_load(&to_);
-    if (!to) co_return away();
-    co_return co_await to->lease_revoke(id);
-  }
-  awaitable<Result<store::LeaseInfo>> lease_time_to_live(store::LeaseId id, bool keys) override {
-    auto to = std::atomic_load(&to_);
-    if (!to) co_return away();
-    co_return co_await to->lease_time_to_live(id, keys);
-  }
-  awaitable<Result<std::unique_ptr<store::Watch>>> watch(store::WatchRequest r) override {
-    auto to = std::atomic_load(&to_);
-    if (!to) co_return away();
-    co_return co_await to->watch(std::move(r));
-  }
-
- private:
-  static tl::unexpected<Error> away() { return fail(Errc::unavailable, "the server is stopped"); }
-  std::shared_ptr<store::Datastore> to_;
-};
+/// A datastore that comes and goes, as a connection would.
+using SwitchDatastore = store::Switch;
 
 class KvBackend final : public Backend {
  public:

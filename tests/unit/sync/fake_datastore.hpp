@@ -23,6 +23,8 @@ class FakeDatastore final : public store::Datastore {
   template <class T>
   using awaitable = boost::asio::awaitable<T>;
 
+  explicit FakeDatastore(std::uint64_t cluster_id = 7) : cluster_id_(cluster_id) {}
+
   // ---- what a test does to it
 
   void set_down(bool down) {
@@ -106,7 +108,7 @@ class FakeDatastore final : public store::Datastore {
     ++calls_.status;
     if (down_) co_return away();
     store::ServerStatus s;
-    s.cluster_id = 7;
+    s.cluster_id = cluster_id_;
     s.revision = revision_;
     if (log_before_) s.raft_index = revision_ + *log_before_;
     s.version = "fake";
@@ -273,7 +275,7 @@ class FakeDatastore final : public store::Datastore {
     }
 
    private:
-    FakeDatastore& owner_;
+      FakeDatastore& owner_;
     std::shared_ptr<WatchState> s_;
   };
 
@@ -392,6 +394,7 @@ class FakeDatastore final : public store::Datastore {
   std::string refused_text_;
   std::optional<std::int64_t> log_before_;
   Calls calls_;
+  const std::uint64_t cluster_id_;
 };
 
 }  // namespace calico::test

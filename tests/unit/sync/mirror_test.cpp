@@ -55,6 +55,27 @@ TEST(Mirror, IsNotUsableBeforeTheFirstSnapshotAndStaysUsableAfter) {
   EXPECT_EQ(f.state().revision, 9);
 }
 
+TEST(Mirror, WhatIsEqualIsNotToldAgainAndKeptWithItsNewRevision) {
+  TempDir dir;
+  {
+    auto m = open(dir.file("m.db"));
+    m->replace(content({kv("/a/1", "x", 1), kv("/a/2", "y", 2), kv("/a/3", "z", 3)}), 3, kIdentity);
+    Follower f(*m, {"/a/"});
+    ASSERT_TRUE(eventually("the first batch", [&] { return f.content().size() == 3; }));
+    // Another datastore with the same content, but for one key: its revisions are its own.
+    const Identity other{8, "guid", 70, true};
+    m->replace(content({kv("/a/1", "x", 71), kv("/a/2", "new", 72), kv("/a/3", "z", 73)}), 80, other);
+    ASSERT_TRUE(eventually("the change", [&] { return f.content().at("/a/2") == "new"; }));
+    EXPECT_EQ(f.updates(), 4) << "three at first, one change";
+    EXPECT_EQ(m->get("/a/1")->mod_revision, 71);
+    m->flush();
+  }
+  auto again = open(dir.file("m.db"));
+  EXPECT_EQ(again->get("/a/1")->mod_revision, 71);
+  EXPECT_EQ(again->get("/a/2")->value, "new");
+  EXPECT_EQ(again->get("/a/3")->create_revision, 73);
+}
+
 TEST(Mirror, AnEmptySnapshotMakesAWatcherUsableToo) {
   auto m = open();
   Follower f(*m, {"/a/"});
