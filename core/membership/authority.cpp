@@ -186,6 +186,7 @@ Subject Authority::Impl::server_subject() const {
   Subject s;
   s.name = options.own_name.empty() || options.own_name.size() > 64 ? "controller" : options.own_name;
   s.server = true;
+  s.client = true;  // after `store move` this host is a client of the datastore the cloud went to
   const auto add = [&s](const std::string& name) {
     if (auto ip = Ip::parse(name)) {
       if (std::find(s.ips.begin(), s.ips.end(), *ip) == s.ips.end()) s.ips.push_back(*ip);

@@ -11,14 +11,18 @@
 #include "core/http/message.hpp"
 #include "core/log/log.hpp"
 #include "core/loop/loop.hpp"
+#include "core/loop/run_on.hpp"
 #include "core/loop/task_group.hpp"
 #include "core/membership/authority.hpp"
 #include "core/membership/join.hpp"
 #include "core/membership/renewer.hpp"
+#include "core/model/keys.hpp"
+#include "core/move/mover.hpp"
 #include "core/node/store_keeper.hpp"
 #include "core/store/etcd/client.hpp"
 #include "core/store/etcd/gateway.hpp"
 #include "core/store/kv.hpp"
+#include "core/store/switch.hpp"
 
 namespace calico::node {
 
@@ -30,12 +34,22 @@ struct Datastore::Impl {
   std::unique_ptr<store::etcd::Gateway> gateway;
   std::unique_ptr<membership::Authority> authority;
   std::string no_join;
-  std::shared_ptr<store::EtcdClient> client;
+  std::shared_ptr<store::EtcdClient> client;  ///< where the cloud's datastore is elsewhere
+  std::vector<std::string> endpoints;         ///< of `client`
+  std::shared_ptr<store::Switch> shared = std::make_shared<store::Switch>();  ///< to kv or to client
   std::unique_ptr<membership::Renewer> renewer;
-  std::shared_ptr<store::Datastore> shared;
   bool serving = false;
+  store::EtcdOptions client_base;  ///< files, user and password of this host as a client
+  std::function<void()> restart;   ///< empty: nobody has asked yet
+  bool restart_needed = false;
 
+  Result<std::shared_ptr<store::EtcdClient>> client_of(const std::vector<std::string>& endpoints);
+  /// `shared` is a client of these.
+  Status go_to(const std::vector<std::string>& urls);
+  void set_client_base(const config::Config& config);
   Status open_client(const config::Config& config, const std::string& state_dir);
+  Status settle_move();
+  awaitable<void> finish_move(model::DatastorePointer pointer);
   Status open_server(const config::Config& config, const std::string& state_dir);
   Status open_authority(const config::Config& config, const std::string& state_dir, bool own_certificate);
 };
@@ -43,6 +57,8 @@ struct Datastore::Impl {
 namespace {
 
 constexpr auto kMaintainEvery = std::chrono::minutes(1);
+constexpr auto kFinishEvery = std::chrono::seconds(2);
+constexpr auto kProbeTime = std::chrono::seconds(8);
 
 http::TlsFiles tls_files(const config::Config& config) {
   http::TlsFiles files;
@@ -78,6 +94,16 @@ std::vector<std::string> own_addresses() {
     if (ip && !ip->is_loopback() && !ip->is_link_local()) out.push_back(ip->to_string());
   }
   ::freeifaddrs(all);
+  return out;
+}
+
+Result<std::vector<http::Endpoint>> parse_endpoints(const std::vector<std::string>& urls) {
+  std::vector<http::Endpoint> out;
+  for (const auto& url : urls) {
+    auto endpoint = http::Endpoint::parse(url, 2379);
+    if (!endpoint) return wrap(endpoint.error(), "endpoints");
+    out.push_back(*endpoint);
+  }
   return out;
 }
 
@@ -120,29 +146,42 @@ void say(membership::Renewer::Said what, const std::string& line) {
 
 }  // namespace
 
+Result<std::shared_ptr<store::EtcdClient>> Datastore::Impl::client_of(const std::vector<std::string>& urls) {
+  auto parsed = parse_endpoints(urls);
+  if (!parsed) return tl::unexpected(parsed.error());
+  auto options = client_base;
+  options.endpoints = std::move(*parsed);
+  return store::EtcdClient::create(loop.executor(), std::move(options));
+}
+
+Status Datastore::Impl::go_to(const std::vector<std::string>& urls) {
+  auto made = client_of(urls);
+  if (!made) return tl::unexpected(made.error());
+  client = std::move(*made);
+  endpoints = urls;
+  shared->set(client);
+  return {};
+}
+
+void Datastore::Impl::set_client_base(const config::Config& config) {
+  client_base.tls = tls_files(config);
+  // A controller with a CA of its own shows the certificate it serves with.
+  if (client_base.tls.cert_file.empty() && authority) client_base.tls = authority->server_files();
+  client_base.username = config.text("datastore.username");
+  client_base.password_file = config.text("datastore.password_file");
+}
+
 Status Datastore::Impl::open_client(const config::Config& config, const std::string& state_dir) {
   no_join = "the datastore is elsewhere: ask on the controller that serves it; an etcd cluster has a CA of its own";
-  store::EtcdOptions options;
-  for (const auto& url : config.list("datastore.endpoints")) {
-    auto endpoint = http::Endpoint::parse(url, 2379);
-    if (!endpoint) return wrap(endpoint.error(), "[datastore] endpoints");
-    options.endpoints.push_back(*endpoint);
-  }
-  options.tls = tls_files(config);
-  options.username = config.text("datastore.username");
-  options.password_file = config.text("datastore.password_file");
-  const auto endpoints = options.endpoints;
-  const auto cert_file = options.tls.cert_file;
-  auto made = store::EtcdClient::create(loop.executor(), std::move(options));
-  if (!made) return wrap(made.error(), "[datastore]");
-  client = std::move(*made);
-  shared = client;
+  set_client_base(config);
+  const auto urls = config.list("datastore.endpoints");
+  if (auto s = go_to(urls); !s) return wrap(s.error(), "[datastore]");
   const auto pki = state_dir + "/pki";
-  if (cert_file == membership::node_files(pki).cert_file) {
+  if (client_base.tls.cert_file == membership::node_files(pki).cert_file) {
     membership::Renewer::Options renew;
-    renew.endpoints = endpoints;
+    renew.endpoints = *parse_endpoints(urls);  // client_of took them
     renew.pki_dir = pki;
-    renew.changed = [c = client]() -> awaitable<Status> { return c->reload_tls(); };
+    renew.changed = [this]() -> awaitable<Status> { return client->reload_tls(); };
     renew.say = say;
     renewer = std::make_unique<membership::Renewer>(std::move(renew));
   }
@@ -202,7 +241,7 @@ Status Datastore::Impl::open_server(const config::Config& config, const std::str
     log::warn("store.restored", "revision", kv->revision(), "the copy's", held, "then",
               "every node lists and compares");
   keeper->start();
-  shared = kv;
+  shared->set(kv);
   gateway = std::make_unique<store::etcd::Gateway>(loop.executor(), *kv, gateway_options(config));
 
   auto tls = tls_files(config);
@@ -239,12 +278,62 @@ Status Datastore::Impl::open_server(const config::Config& config, const std::str
     if (authority) tasks.spawn("membership", [this]() -> awaitable<void> { return maintain(*authority); });
   });
   serving = true;
+  set_client_base(config);
+  if (auto s = settle_move(); !s) return wrap(s.error(), "datastore");
   for (const auto& e : gateway->endpoints()) {
     log::info("datastore.serving", "at", e.to_string());
     if (!e.tls)
       log::warn("datastore.open_to_all", "at", e.to_string(), "why", "no TLS: whoever connects may everything");
   }
   return {};
+}
+
+/// What an earlier process may have left of a move, before anybody here writes (core/move).
+Status Datastore::Impl::settle_move() {
+  if (kv->frozen().empty()) {
+    auto done = asio::co_spawn(loop.executor(), move::settle({kv.get(), kv.get(), {}}, {}), asio::use_future).get();
+    if (!done) return tl::unexpected(done.error());
+    if (*done == move::Settled::given_up)
+      log::warn("store.move_given_up", "why", "the process ended before its commit; this datastore is the cloud's");
+    return {};
+  }
+  store::RangeRequest request;
+  request.key = std::string(model::kDatastorePointer);
+  auto found = asio::co_spawn(loop.executor(), kv->range(std::move(request)), asio::use_future).get();
+  if (!found) return tl::unexpected(found.error());
+  if (found->kvs.empty())
+    return fail(Errc::corrupt, "the cloud has left this datastore and {} does not say where to",
+                model::kDatastorePointer);
+  auto pointer = model::parse_datastore_pointer(found->kvs.front().value);
+  if (!pointer) return wrap(pointer.error(), model::kDatastorePointer);
+  if (auto s = go_to(pointer->endpoints); !s) return s;
+  log::info("store.moved", "to", fmt::format("{}", fmt::join(pointer->endpoints, ",")), "generation",
+            pointer->generation, "here", "read-only");
+  loop.call(
+      [this, p = *pointer] { tasks.spawn("finish-move", [this, p]() -> awaitable<void> { return finish_move(p); }); });
+  return {};
+}
+
+/// A move's last step, or its undoing, may have been left to us; until the other datastore has said which.
+awaitable<void> Datastore::Impl::finish_move(model::DatastorePointer pointer) {
+  std::string said;
+  for (;;) {
+    const auto there = client;
+    auto done = co_await move::settle({kv.get(), kv.get(), {}}, {there.get(), nullptr, pointer.endpoints});
+    if (done && *done == move::Settled::moved_here) {
+      log::info("store.moved", "to", "this host", "generation", pointer.generation + 1);
+      restart_needed = true;
+      if (restart) restart();
+      co_return;
+    }
+    if (done && *done == move::Settled::moved) co_return;
+    if (done) log::warn("store.move_given_up", "why", "the process ended before its commit");
+    const std::string what = done ? "" : done.error().what;
+    if (!what.empty() && what != said) log::warn("store.move_unfinished", "what", what);
+    said = what;
+    const bool slept = co_await sleep_for(kFinishEvery);
+    if (!slept) co_return;
+  }
 }
 
 Result<std::unique_ptr<Datastore>> Datastore::open(const config::Config& config, bool controller,
@@ -277,25 +366,71 @@ Datastore::~Datastore() {
       asio::use_future)
       .get();
   if (impl_->kv) impl_->kv->stop();
+  impl_->shared->set(nullptr);
   impl_->client.reset();
   impl_->renewer.reset();
   impl_->keeper.reset();
-  impl_->shared.reset();
   impl_->loop.stop();
 }
 
 std::shared_ptr<store::Datastore> Datastore::shared() { return impl_->shared; }
-store::Kv* Datastore::kv() { return impl_->kv.get(); }
+store::Kv* Datastore::kv() { return impl_->client ? nullptr : impl_->kv.get(); }
+store::Kv* Datastore::embedded() { return impl_->kv.get(); }
+
+Result<std::shared_ptr<store::EtcdClient>> Datastore::client_of(const std::vector<std::string>& endpoints) {
+  return impl_->client_of(endpoints);
+}
+
+awaitable<Result<bool>> Datastore::follow(model::DatastorePointer pointer) {
+  std::function<awaitable<Result<bool>>()> f = [this, impl = impl_.get(), pointer]() -> awaitable<Result<bool>> {
+    // Back to this very host: whoever moves it here also makes the embedded one the cloud's again, and begins anew.
+    if (impl->kv && pointer.endpoints == urls()) co_return false;
+    if (pointer.endpoints == impl->endpoints) co_return false;
+    if (auto s = impl->go_to(pointer.endpoints); !s) co_return tl::unexpected(s.error());
+    log::info("store.following", "to", fmt::format("{}", fmt::join(pointer.endpoints, ",")), "generation",
+              pointer.generation);
+    co_return true;
+  };
+  co_return co_await run_on<Result<bool>>(impl_->loop.executor(), std::move(f));
+}
+
+awaitable<Status> Datastore::probe(model::DatastorePointer pointer) {
+  auto endpoints = parse_endpoints(pointer.endpoints);
+  if (!endpoints) co_return tl::unexpected(endpoints.error());
+  auto options = impl_->client_base;
+  options.endpoints = std::move(*endpoints);
+  options.request_timeout = kProbeTime;
+  auto trial = store::EtcdClient::create(impl_->loop.executor(), std::move(options));
+  if (!trial) co_return tl::unexpected(trial.error());
+  store::RangeRequest request;
+  request.key = std::string(model::kNextDatastorePointer);
+  auto got = co_await (*trial)->range(std::move(request));
+  if (!got) co_return tl::unexpected(got.error());
+  co_return Status{};
+}
+
+void Datastore::on_restart_needed(std::function<void()> f) {
+  impl_->loop.call([this, &f] {
+    impl_->restart = std::move(f);
+    if (impl_->restart_needed) impl_->restart();
+  });
+}
 StoreKeeper* Datastore::keeper() { return impl_->keeper.get(); }
 membership::Authority* Datastore::authority() { return impl_->authority.get(); }
 const std::string& Datastore::no_join() const { return impl_->no_join; }
 Loop& Datastore::loop() { return impl_->loop; }
 
 std::vector<std::string> Datastore::join_urls() const {
+  auto out = urls();
+  if (!impl_->authority) out.clear();
+  std::erase_if(out, [](const std::string& url) { return !url.starts_with("https://"); });
+  return out;
+}
+
+std::vector<std::string> Datastore::urls() const {
   std::vector<std::string> out;
-  if (!impl_->authority) return out;
+  if (!impl_->gateway) return out;
   for (auto e : impl_->gateway->endpoints()) {
-    if (!e.tls) continue;
     const auto ip = e.ip();
     if (!ip || !ip->is_unspecified()) {
       out.push_back(e.to_string());

@@ -38,7 +38,7 @@ constexpr Command kCommands[] = {
     {"modules", "the modules found: modules [--json]", modules_main},
     {"node", "the cloud's Nodes: node list|drain NAME|delete NAME", node_main},
     {"join", "membership: join URL --token T on a node; join token|list|revoke NAME on the controller", join_main},
-    {"store", "the datastore, for operators: store status|get|watch|accept|save|restore", store_main},
+    {"store", "the datastore, for operators: store status|get|watch|accept|save|restore|move", store_main},
     {"apply", "Calico v3 resources: apply|create|replace|delete|validate -f FILE, get KIND [NAME], delete KIND NAME",
      apply_main},
     {"create", "as apply, for what is not there yet", create_main},

@@ -7,6 +7,7 @@
 #include "core/http/message.hpp"
 #include "core/module/control_client.hpp"
 #include "core/node/commands.hpp"
+#include "core/node/move_command.hpp"
 #include "core/store/backup.hpp"
 
 namespace calico::node {
@@ -21,6 +22,7 @@ constexpr const char* kStoreUsage =
     "       calico-node store accept [--json]\n"
     "       calico-node store save FILE [--json]\n"
     "       calico-node store restore FILE [--json]\n"
+    "       calico-node store move [--to URL[,URL...]|embedded [--check] [--force]] [--json]\n"
     "  status     state of this node's mirror and of what it reports; exit 1 unless in sync\n"
     "  get        a key's value, or with --prefix every key below it and its value; --local: this node's mirror\n"
     "             instead of the datastore\n"
@@ -31,7 +33,10 @@ constexpr const char* kStoreUsage =
     "             it is stopped, from its state.db\n"
     "  restore    puts such a copy (or a daily one of <state_dir>/backup) in place of state.db, which is kept aside;\n"
     "             with the controller stopped. Every node then lists and compares\n"
-    "  not built yet: move\n";
+    "  move       on the controller: the running cloud goes to an etcd cluster, or back into the embedded datastore,\n"
+    "             without a packet lost; every node's certificate, user and password must fit the new one before, and\n"
+    "             each tries. --check: only see whether it could; --force: leave those behind that cannot follow.\n"
+    "             Without --to: where the datastore is and which nodes follow\n";
 constexpr const char* kNodeUsage =
     "usage: calico-node node list [--json]\n"
     "       calico-node node drain NAME [--off] [--json]\n"
@@ -49,19 +54,26 @@ struct Asked {
   std::vector<std::string> words;
   std::vector<std::string> files;
   std::string run_dir;
-  bool json = false, prefix = false, local = false, off = false, help = false;
+  std::string to;
+  bool json = false, prefix = false, local = false, off = false, help = false, check = false, force = false;
 };
 
 Result<Asked> parse(const std::vector<std::string>& args) {
   Asked a;
   for (std::size_t i = 0; i < args.size(); ++i) {
     const auto& arg = args[i];
-    const bool takes_value = arg == "--config" || arg == "--run-dir";
+    const bool takes_value = arg == "--config" || arg == "--run-dir" || arg == "--to";
     if (takes_value && i + 1 >= args.size()) return fail(Errc::invalid, "missing value after {}", arg);
     if (arg == "--config")
       a.files.push_back(args[++i]);
     else if (arg == "--run-dir")
       a.run_dir = args[++i];
+    else if (arg == "--to")
+      a.to = args[++i];
+    else if (arg == "--check")
+      a.check = true;
+    else if (arg == "--force")
+      a.force = true;
     else if (arg == "--json")
       a.json = true;
     else if (arg == "--prefix")
@@ -304,6 +316,11 @@ int store_restore(const Asked& a) {
   return 0;
 }
 
+int store_move(const Asked& a) {
+  if (a.to.empty() && (a.check || a.force)) return usage_error("store", "move --check and --force need --to");
+  return move_main({.run_dir = run_dir_of(a), .to = a.to, .check = a.check, .force = a.force, .json = a.json});
+}
+
 int node_list(const Asked& a) {
   json::value v;
   if (const int code = ask(a, "node list", "GET", "/node/list", &v); code != 0) return code;
@@ -351,8 +368,7 @@ struct Verb {
   std::size_t optional = 0;  ///< one more word is allowed
 };
 
-int run_verb(const char* command, const Invocation& in, const char* usage, std::initializer_list<Verb> verbs,
-             std::initializer_list<std::string_view> later) {
+int run_verb(const char* command, const Invocation& in, const char* usage, std::initializer_list<Verb> verbs) {
   auto asked = parse(in.args);
   if (!asked) return usage_error(command, asked.error().what);
   if (asked->help) {
@@ -369,8 +385,6 @@ int run_verb(const char* command, const Invocation& in, const char* usage, std::
     }
     return v.run(*asked);
   }
-  for (const auto name : later)
-    if (asked->words[0] == name) return usage_error(command, fmt::format("{} is not built yet", name));
   return usage_error(command, fmt::format("unknown '{}'", asked->words[0]));
 }
 
@@ -383,13 +397,13 @@ int store_main(const Invocation& in) {
                    {"watch", 1, store_watch, 1},
                    {"accept", 1, store_accept},
                    {"save", 2, store_save},
-                   {"restore", 2, store_restore}},
-                  {"move"});
+                   {"restore", 2, store_restore},
+                   {"move", 1, store_move}});
 }
 
 int node_main(const Invocation& in) {
   return run_verb("node", in, kNodeUsage,
-                  {{"list", 1, node_list}, {"drain", 2, node_drain}, {"delete", 2, node_delete}}, {});
+                  {{"list", 1, node_list}, {"drain", 2, node_drain}, {"delete", 2, node_delete}});
 }
 
 }  // namespace calico::node

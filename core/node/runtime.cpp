@@ -2,11 +2,13 @@
 
 #include <signal.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <boost/asio/signal_set.hpp>
 #include <boost/json.hpp>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <mutex>
 #include <set>
@@ -21,11 +23,13 @@
 #include "core/module/module.hpp"
 #include "core/node/datastore.hpp"
 #include "core/node/join_control.hpp"
+#include "core/node/move_control.hpp"
 #include "core/node/notify.hpp"
 #include "core/node/resource_control.hpp"
 #include "core/node/store_control.hpp"
 #include "core/node/store_keeper.hpp"
 #include "core/store/db.hpp"
+#include "core/store/kv.hpp"
 #include "core/sync/service.hpp"
 
 namespace calico::node {
@@ -93,6 +97,8 @@ class Runtime final : public module::Context {
     });
   }
   void fail_create(std::string reason) override { create_failure_ = std::move(reason); }
+  /// The process is to begin anew.
+  bool again() const { return again_; }
 
  private:
   struct Running {
@@ -145,6 +151,7 @@ class Runtime final : public module::Context {
     auto datastore = Datastore::open(config(), has_role("controller"), state_dir());
     if (!datastore) return tl::unexpected(datastore.error());
     datastore_ = std::move(*datastore);
+    datastore_->on_restart_needed([this] { begin_anew(); });
 
     const auto& region = config().text("openstack.region");
 
@@ -154,9 +161,15 @@ class Runtime final : public module::Context {
     options.region = region;
     // The embedded datastore is the authority: no second copy of it on the same disk.
     // A controller has the API's rows in state.db: a mirror that is set aside when damaged must not take them along.
+    if (datastore_->kv()) remove_old_mirror();
     if (!datastore_->kv()) options.mirror_file = state_dir() + (has_role("controller") ? "/mirror.db" : "/state.db");
     // Only our own API wants the agents' reports; a watch more on a remote datastore would be its third.
     if (datastore_->kv()) options.extra_prefixes = {model::felix_hosts_prefix(region)};
+    // Where the embedded one is the authority nobody leads us elsewhere.
+    if (!datastore_->kv()) {
+      options.use = [this](model::DatastorePointer p) { return datastore_->follow(std::move(p)); };
+      options.probe = [this](model::DatastorePointer p) { return datastore_->probe(std::move(p)); };
+    }
     auto service = sync::Service::open(std::move(options));
     if (!service) return wrap(service.error(), "sync");
     sync_ = std::move(*service);
@@ -192,9 +205,18 @@ class Runtime final : public module::Context {
     store_control_ = std::make_unique<StoreControl>(
         *sync_, region, control_, [this](const std::string& name) { return join_control_->revoke(name); });
     StoreKeeper::handle(control_, datastore_->keeper());
+    move_control_ = std::make_unique<MoveControl>(*datastore_, control_, node_name(), [this] { begin_anew(); });
     resource_control_ = std::make_unique<ResourceControl>(sync_->datastore(), control_);
     control_.handle("GET /status", [this](const module::ControlRequest&) { return describe(); });
     return control_.listen(run_dir() + "/control.ctl");
+  }
+
+  /// Of a time when the cloud's datastore was elsewhere: what it says of moves is old (core/move).
+  void remove_old_mirror() {
+    for (const auto* suffix : {"", "-wal", "-shm"}) {
+      std::error_code ec;
+      std::filesystem::remove(state_dir() + "/mirror.db" + suffix, ec);
+    }
   }
 
   void sync_changed(const sync::SyncState& state) {
@@ -293,14 +315,28 @@ class Runtime final : public module::Context {
     return answer;
   }
 
+  /// From any thread: an orderly end, and the same command line again (run(), below).
+  void begin_anew() {
+    asio::post(io_, [this] {
+      log::info("node.begins_anew");
+      again_ = true;
+      io_.stop();
+    });
+  }
+
   void stop_all() {
-    notify("STOPPING=1");
+    timespec now{};
+    ::clock_gettime(CLOCK_MONOTONIC, &now);
+    // To the supervisor a new beginning is a reload: it must not wait for our end.
+    notify(again_ ? fmt::format("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1000000LL + now.tv_nsec / 1000)
+                  : std::string("STOPPING=1"));
     // First the operator's socket: its handlers belong to modules and ask their loops.
     control_.stop();
     for (auto r = running_.rbegin(); r != running_.rend(); ++r) r->object->stop();
     for (auto r = running_.rbegin(); r != running_.rend(); ++r) r->table->destroy(r->object);
     running_.clear();
     resource_control_.reset();
+    move_control_.reset();
     store_control_.reset();
     join_control_.reset();
     speaker_.reset();
@@ -324,10 +360,12 @@ class Runtime final : public module::Context {
   std::unique_ptr<JoinControl> join_control_;
   std::unique_ptr<StoreControl> store_control_;
   std::unique_ptr<ResourceControl> resource_control_;
+  std::unique_ptr<MoveControl> move_control_;
   module::ControlServer control_;
   std::vector<Running> running_;
   std::string create_failure_;
   int exit_code_ = 0;
+  bool again_ = false;
 
   std::mutex mutex_;  // of what follows
   std::set<std::string> waiting_;
@@ -335,11 +373,31 @@ class Runtime final : public module::Context {
   bool started_ = false, ready_sent_ = false;
 };
 
+/// The same executable with the same arguments, in this process. Returns only when that cannot be: the supervisor
+/// then starts us.
+int exec_self() {
+  std::ifstream in("/proc/self/cmdline", std::ios::binary);
+  std::vector<std::string> words;
+  for (std::string word; std::getline(in, word, '\0');) words.push_back(word);
+  std::vector<char*> argv;
+  for (auto& w : words) argv.push_back(w.data());
+  argv.push_back(nullptr);
+  if (words.empty()) return 3;
+  ::execv("/proc/self/exe", argv.data());
+  log::error("node.cannot_begin_anew", "what", std::generic_category().message(errno));
+  return 3;
+}
+
 }  // namespace
 
 int run(Plan plan) {
   signal(SIGPIPE, SIG_IGN);
-  return Runtime(std::move(plan)).run();
+  {
+    Runtime runtime(std::move(plan));
+    const int code = runtime.run();
+    if (!runtime.again() || code != 0) return code;
+  }
+  return exec_self();
 }
 
 }  // namespace calico::node

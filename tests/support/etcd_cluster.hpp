@@ -32,8 +32,9 @@ class EtcdCluster {
  public:
   struct Options {
     int members = 3;
-    bool tls = false;     ///< clients need a certificate of pki()
-    int token_ttl_s = 0;  ///< of a simple token not used meanwhile; 0 = etcd's 300
+    bool tls = false;              ///< clients need a certificate of pki()
+    int token_ttl_s = 0;           ///< of a simple token not used meanwhile; 0 = etcd's 300
+    std::string client_ca_file{};  ///< with tls: certificates of this CA are taken too
   };
   static constexpr const char* kRootPassword = "root-password";
   static std::string missing() {
@@ -56,6 +57,7 @@ class EtcdCluster {
       m.files = pki_.issue(request);
     }
     if (options_.tls) root_files_ = pki_.issue("operator");
+    if (options_.tls) trust();
     start_all();
   }
   ~EtcdCluster() {
@@ -265,6 +267,11 @@ class EtcdCluster {
     std::unique_ptr<Child> process;
   };
 
+  void trust() {
+    std::ofstream out(dir_.file("trusted.crt"));
+    for (const auto& file : {pki_.ca_file(), options_.client_ca_file})
+      if (!file.empty()) out << std::ifstream(file).rdbuf();
+  }
   std::string scheme() const { return options_.tls ? "https://" : "http://"; }
   std::string data(const Member& m) const { return dir_.file(m.name); }
   std::string initial_cluster() const {
@@ -288,7 +295,7 @@ class EtcdCluster {
     if (options_.token_ttl_s > 0) command += " --auth-token-ttl " + std::to_string(options_.token_ttl_s);
     if (options_.tls)
       command += " --cert-file " + m.files.cert_file + " --key-file " + m.files.key_file + " --trusted-ca-file " +
-                 m.files.ca_file + " --client-cert-auth";
+                 dir_.file("trusted.crt") + " --client-cert-auth";
     m.process = std::make_unique<Child>(m.ns.spawn(command, dir_.file(m.name + ".log")));
   }
 
