@@ -67,8 +67,12 @@ class Context {
   virtual sync::Report& report() = 0;
   /// The datastore itself, embedded or remote; for the controller and for operators' commands.
   virtual store::Datastore& datastore() = 0;
-  /// The embedded datastore; nullptr unless this process holds it (role controller without [datastore] endpoints).
+  /// The embedded datastore; nullptr unless this process holds it (role controller without [datastore] endpoints) and
+  /// it is the cloud's.
   virtual store::Kv* kv() = 0;
+  /// The same, also when the cloud has left it for another datastore and it is read-only: SQL of this host's own tables
+  /// goes on in it.
+  virtual store::Kv* embedded() { return kv(); }
   /// The host's one BGP engine with its kernel side; made at the first call (compute and route-reflector share it).
   virtual bgp::Speaker& speaker() = 0;
   virtual Control& control() = 0;

@@ -318,8 +318,10 @@ Status Datastore::Impl::settle_move() {
 awaitable<void> Datastore::Impl::finish_move(model::DatastorePointer pointer) {
   std::string said;
   for (;;) {
-    const auto there = client;
-    auto done = co_await move::settle({kv.get(), kv.get(), {}}, {there.get(), nullptr, pointer.endpoints});
+    const auto client_now = client;
+    const move::Side here{kv.get(), kv.get(), {}};
+    const move::Side there{client_now.get(), nullptr, pointer.endpoints};
+    auto done = co_await move::settle(here, there);
     if (done && *done == move::Settled::moved_here) {
       log::info("store.moved", "to", "this host", "generation", pointer.generation + 1);
       restart_needed = true;

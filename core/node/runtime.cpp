@@ -70,6 +70,7 @@ class Runtime final : public module::Context {
   sync::Report& report() override { return sync_->report(); }
   store::Datastore& datastore() override { return sync_->datastore(); }
   store::Kv* kv() override { return datastore_->kv(); }
+  store::Kv* embedded() override { return datastore_->embedded(); }
   bgp::Speaker& speaker() override { return *speaker_; }
   module::Control& control() override { return control_; }
 

@@ -37,6 +37,7 @@ struct Commit {
   std::vector<Touched> rows;    ///< resources whose rows are written or removed, as they are in State now
   std::vector<Intent> intents;  ///< keys of the datastore
   std::vector<std::string> removed_prefixes;
+  std::vector<std::pair<std::string, std::int64_t>> sent;  ///< of an outbox (outbox.hpp), whose intents these are
   bool empty() const { return rows.empty() && intents.empty() && removed_prefixes.empty(); }
 };
 

@@ -71,7 +71,9 @@ class ControllerModule final : public module::Module {
   explicit ControllerModule(module::Context& context) : context_(context) {}
 
   Status configure(const config::Config& config) override {
-    options_.kv = context_.kv();
+    options_.kv = context_.embedded();
+    // Elsewhere since `store move`: our own file still has the API's rows.
+    options_.remote = options_.kv && !context_.kv() ? &context_.datastore() : nullptr;
     options_.database = context_.state_dir() + "/state.db";
     options_.region = config.text("openstack.region");
     if (api_wanted(config) && options_.kv) {

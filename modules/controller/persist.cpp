@@ -20,7 +20,10 @@ constexpr store::Migration kMigrations[] = {
      " PRIMARY KEY(subnet, address)) STRICT, WITHOUT ROWID;"
      "CREATE INDEX neutron_address_port ON neutron_address(port);"
      "CREATE TABLE neutron_sequence(one INTEGER NOT NULL PRIMARY KEY CHECK(one = 1), number INTEGER NOT NULL) STRICT;"
-     "INSERT INTO neutron_sequence(one, number) VALUES(1, 0);"}};
+     "INSERT INTO neutron_sequence(one, number) VALUES(1, 0);"},
+    {2,
+     "CREATE TABLE neutron_outbox(place INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, is_prefix INTEGER NOT NULL,"
+     " resource INTEGER NOT NULL, once INTEGER NOT NULL, desired TEXT, write INTEGER NOT NULL) STRICT;"}};
 
 struct Sql {
   std::string_view select, upsert, erase;
@@ -313,6 +316,9 @@ Result<Loaded> load(store::Db& db) {
   auto sequence = db.number("SELECT number FROM neutron_sequence WHERE one = 1");
   if (!sequence) return tl::unexpected(sequence.error());
   out.sequence = *sequence;
+  auto outbox = Outbox::load(db);
+  if (!outbox) return tl::unexpected(outbox.error());
+  out.outbox = std::move(*outbox);
   if (auto s = load_table<Network>(db, out.state); !s) return tl::unexpected(s.error());
   if (auto s = load_table<Subnet>(db, out.state); !s) return tl::unexpected(s.error());
   if (auto s = load_table<SecurityGroup>(db, out.state); !s) return tl::unexpected(s.error());

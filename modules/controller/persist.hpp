@@ -1,10 +1,11 @@
 #pragma once
-/// Rows of the resources: one table a kind in the controller's state.db, an indexed id and the resource as JSON, and
-/// the addresses given out, whose primary key is the last guard against giving one twice. Thread: the functions that
-/// take a Db belong to its thread; the others any.
+/// Rows of the resources, and the outbox: one table a kind in the controller's state.db, an indexed id and the resource
+/// as JSON, and the addresses given out, whose primary key is the last guard against giving one twice. Thread: the
+/// functions that take a Db belong to its thread; the others any.
 #include <string>
 
 #include "core/store/db.hpp"
+#include "modules/controller/outbox.hpp"
 #include "modules/controller/state.hpp"
 
 namespace calico::controller {
@@ -36,6 +37,7 @@ std::vector<Row> rows_of(const State& state, const std::vector<Touched>& touched
 struct Loaded {
   State state;
   std::int64_t sequence = 0;
+  std::vector<Outbox::Item> outbox;
 };
 /// Everything. Errors: corrupt, naming the row that does not read.
 [[nodiscard]] Result<Loaded> load(store::Db& db);

@@ -7,9 +7,12 @@
 #include "core/log/log.hpp"
 #include "core/loop/loop.hpp"
 #include "core/loop/task_group.hpp"
+#include "core/model/keys.hpp"
+#include "core/model/resources.hpp"
 #include "core/store/kv.hpp"
 #include "modules/controller/api.hpp"
 #include "modules/controller/persist.hpp"
+#include "modules/controller/sender.hpp"
 
 namespace calico::controller {
 
@@ -20,6 +23,8 @@ constexpr std::size_t kResyncChunk = 100;  // operations of one transaction; the
 /// Runs on the datastore's writer. Everything it needs came by value; `generate` is used there only.
 struct Write {
   std::vector<Row> rows;
+  std::vector<Outbox::Item> outbox;  ///< where the datastore is elsewhere; then no intents
+  std::vector<Outbox::Sent> sent;    ///< of an outbox whose intents these are
   std::vector<Intent> intents;
   std::vector<std::string> removed_prefixes;
   std::int64_t sequence = 0;
@@ -29,6 +34,8 @@ struct Write {
 
   Result<store::TxnRequest> operator()(store::WriteScope& scope) const {
     if (auto s = write_rows(scope.db(), rows, sequence); !s) return tl::unexpected(s.error());
+    if (auto s = Outbox::write(scope.db(), outbox); !s) return tl::unexpected(s.error());
+    if (auto s = Outbox::forget(scope.db(), sent); !s) return tl::unexpected(s.error());
     store::TxnRequest txn;
     txn.who = "neutron";
     auto stamp = [this] { return Stamp{rfc3339(now), generate->uuid()}; };
@@ -150,6 +157,7 @@ class Service::Impl {
       }
       std::size_t alive = 0;
       for (const auto& [host, a] : feedback_.agents()) alive += feedback_.alive(a);
+      json::object outbox{{"waiting", outbox_.size()}, {"why", sender_ ? sender_->waiting() : std::string()}};
       return json::serialize(
           json::object{{"api", endpoint_ ? json::value(endpoint_->to_string()) : json::value(nullptr)},
                        {"networks", state_.all<Network>().size()},
@@ -160,6 +168,7 @@ class Service::Impl {
                        {"ports_binding_failed", failed},
                        {"agents", feedback_.agents().size()},
                        {"agents_alive", alive},
+                       {"outbox", options_.remote ? json::value(std::move(outbox)) : json::value(nullptr)},
                        {"requests", requests_},
                        {"refused", refused_},
                        {"unauthorized", unauthorized_},
@@ -181,6 +190,7 @@ class Service::Impl {
     if (!loaded) return tl::unexpected(loaded.error());
     state_ = std::move(loaded->state);
     sequence_ = loaded->sequence;
+    outbox_.replace(std::move(loaded->outbox));
     return {};
   }
 
@@ -188,9 +198,22 @@ class Service::Impl {
   awaitable<Status> commit(Commit c) {
     Write write;
     write.rows = rows_of(state_, c.rows);
-    write.intents = std::move(c.intents);
-    write.removed_prefixes = std::move(c.removed_prefixes);
     write.sequence = ++sequence_;
+    if (options_.remote) {
+      for (auto& intent : c.intents) write.outbox.push_back({std::move(intent), false, write.sequence});
+      for (auto& prefix : c.removed_prefixes) {
+        Intent all_below;
+        all_below.key = std::move(prefix);
+        write.outbox.push_back({std::move(all_below), true, write.sequence});
+      }
+      if (touched_)
+        for (const auto& item : write.outbox) touched_->insert(item.intent.key);
+    } else {
+      write.intents = std::move(c.intents);
+      write.removed_prefixes = std::move(c.removed_prefixes);
+      write.sent = std::move(c.sent);
+    }
+    auto waiting = write.outbox;
     write.generate = generate_on_writer_;
     write.now = now();
     auto operations = write.operations;
@@ -201,6 +224,10 @@ class Service::Impl {
     last_operations_ = *operations;
     if (r) {
       ++commits_;
+      if (!waiting.empty()) {
+        outbox_.add(std::move(waiting));
+        if (sender_) sender_->wake();
+      }
     } else {
       ++commits_failed_;
       if (!broken_) why_broken_ = r.error();
@@ -223,6 +250,14 @@ class Service::Impl {
   }
 
   awaitable<void> run() {
+    if (options_.remote) {
+      co_await run_remote();
+      co_return;
+    }
+    if (auto s = co_await empty_outbox(); !s) {
+      hooks_.fatal("what the API wrote while the datastore was elsewhere cannot be written here: " + s.error().what);
+      co_return;
+    }
     auto first = Translator::defaults(hex_guid(*generate_here_));
     Commit defaults;
     defaults.intents = std::move(first);
@@ -241,18 +276,13 @@ class Service::Impl {
       hooks_.fatal("the datastore cannot be compared with the API's state: " + resynced.error().what);
       co_return;
     }
-    server_->start();
-    hooks_.status("API at " + endpoint_->to_string());
-    log::info("controller.listening", "api", endpoint_->to_string(), "tokens",
-              options_.tokens ? std::to_string(options_.tokens->size()) : "none", "networks",
-              state_.all<Network>().size(), "ports", state_.all<Port>().size());
-    hooks_.ready();
+    serve_api();
     for (;;) {
       if (!watch) {
         if (watch.error().code == Errc::closed) co_return;
         if (!co_await sleep_for(std::chrono::seconds(1))) co_return;
       } else {
-        auto stopped = co_await follow_reports(**watch);
+        auto stopped = co_await follow_reports(std::move(*watch));
         if (stopped.code == Errc::closed) co_return;
         if (stopped.code != Errc::compacted)
           log::warn("controller.feed_restarted", "reason", stopped.what, "action", "reading all reports again");
@@ -261,31 +291,153 @@ class Service::Impl {
     }
   }
 
+  void serve_api() {
+    server_->start();
+    hooks_.status("API at " + endpoint_->to_string());
+    log::info("controller.listening", "api", endpoint_->to_string(), "tokens",
+              options_.tokens ? std::to_string(options_.tokens->size()) : "none", "networks",
+              state_.all<Network>().size(), "ports", state_.all<Port>().size());
+    hooks_.ready();
+  }
+
+  /// What a time with the datastore elsewhere has left over: into the one that is here again.
+  awaitable<Status> empty_outbox() {
+    while (!outbox_.empty()) {
+      Commit part;
+      for (auto& item : outbox_.first(kResyncChunk)) {
+        part.sent.emplace_back(item.intent.key, item.write);
+        if (item.prefix)
+          part.removed_prefixes.push_back(std::move(item.intent.key));
+        else
+          part.intents.push_back(std::move(item.intent));
+      }
+      const auto sent = part.sent;
+      if (auto s = co_await commit(std::move(part)); !s) co_return s;
+      outbox_.done(sent);
+    }
+    co_return Status{};
+  }
+
+  /// The datastore is elsewhere: the API serves at once, and what it means for the datastore follows.
+  awaitable<void> run_remote() {
+    if (!server_) {
+      hooks_.status("the datastore is elsewhere, no API");
+      hooks_.ready();
+      co_return;
+    }
+    SenderOptions sending;
+    sending.forget = [this](std::vector<Outbox::Sent> sent) { return forget(std::move(sent)); };
+    sending.stamp = [this] { return Stamp{rfc3339(now()), generate_here_->uuid()}; };
+    sending.guid = co_await own_guid();
+    sender_ = std::make_unique<Sender>(*options_.remote, outbox_, loop_.executor(), std::move(sending));
+    serve_api();
+    tasks_.spawn("send", [this]() -> awaitable<void> { return sender_->run(); });
+    std::string said;
+    for (;;) {
+      auto watch = co_await list_reports();
+      Error why;
+      if (watch) {
+        // Also after each loss of it: the datastore may have been put back from a copy meanwhile.
+        auto compared = co_await compare();
+        if (compared) {
+          hooks_.status("API at " + endpoint_->to_string());
+          why = co_await follow_reports(std::move(*watch));
+        } else {
+          why = compared.error();
+        }
+      } else {
+        why = watch.error();
+      }
+      if (why.code == Errc::canceled) co_return;
+      if (why.what != said) log::warn("controller.feed_restarted", "reason", why.what, "action", "reading all again");
+      said = why.what;
+      hooks_.status(fmt::format("API at {}; the datastore: {}", endpoint_->to_string(), why.what));
+      if (!co_await sleep_for(std::chrono::seconds(1))) co_return;
+    }
+  }
+
+  awaitable<Status> forget(std::vector<Outbox::Sent> sent) {
+    store::WriteFunction f = [sent = std::move(sent)](store::WriteScope& scope) -> Result<store::TxnRequest> {
+      if (auto s = Outbox::forget(scope.db(), sent); !s) return tl::unexpected(s.error());
+      return store::TxnRequest{};
+    };
+    auto done = co_await options_.kv->txn_with(std::move(f));
+    if (!done) co_return tl::unexpected(done.error());
+    co_return Status{};
+  }
+
+  /// As the read-only embedded datastore says: what is written elsewhere must be the same cloud's.
+  awaitable<std::string> own_guid() {
+    store::RangeRequest range;
+    range.key = std::string(model::kClusterInformation);
+    auto got = co_await options_.kv->range(range);
+    if (!got || got->kvs.empty()) co_return std::string();
+    const auto info = model::parse_cluster_information(got->kvs.front().value);
+    co_return info ? info->cluster_guid : std::string();
+  }
+
+  /// What the remote datastore should hold and does not goes into the outbox; as resync(), nothing else is removed.
+  awaitable<Status> compare() {
+    // What a request touches meanwhile is newer than this list.
+    touched_.emplace();
+    auto differing = co_await sender_->differing(translator_.all());
+    auto touched = std::move(*touched_);
+    touched_.reset();
+    if (!differing) co_return tl::unexpected(differing.error());
+    std::erase_if(*differing, [&](const Intent& i) { return touched.contains(i.key) || outbox_.contains(i.key); });
+    if (differing->empty()) co_return Status{};
+    log::info("controller.resynced", "keys_written", differing->size());
+    for (std::size_t first = 0; first < differing->size(); first += kResyncChunk) {
+      Commit part;
+      const auto last = std::min(first + kResyncChunk, differing->size());
+      for (auto i = first; i < last; ++i)
+        if (!outbox_.contains((*differing)[i].key)) part.intents.push_back(std::move((*differing)[i]));
+      if (part.intents.empty()) continue;
+      if (auto s = co_await commit(std::move(part)); !s) co_return s;
+    }
+    co_return Status{};
+  }
+
+  store::Datastore& datastore() { return options_.remote ? *options_.remote : *options_.kv; }
+
   /// Everything agents have reported, and a watch from there on.
-  awaitable<Result<std::unique_ptr<store::KvWatch>>> list_reports() {
+  awaitable<Result<std::unique_ptr<store::Watch>>> list_reports() {
     store::RangeRequest range;
     range.key = feedback_.prefix();
     range.range_end = store::prefix_end(range.key);
-    auto got = co_await options_.kv->range(range);
+    auto got = co_await datastore().range(range);
     if (!got) co_return tl::unexpected(got.error());
     feedback_.reset();
     for (const auto& kv : got->kvs) feedback_.apply(kv.key, kv.value);
+    reports_at_ = got->revision;
+    co_return co_await watch_reports();
+  }
+
+  awaitable<Result<std::unique_ptr<store::Watch>>> watch_reports() {
     store::WatchRequest request;
     request.key = feedback_.prefix();
     request.range_end = store::prefix_end(request.key);
-    request.start_revision = got->revision + 1;
-    request.progress_notify = false;
-    co_return options_.kv->watch_shared(request);
+    request.start_revision = reports_at_ + 1;
+    // Where it is elsewhere silence has to be noticed.
+    request.progress_notify = options_.remote != nullptr;
+    co_return co_await datastore().watch(std::move(request));
   }
 
-  awaitable<Error> follow_reports(store::KvWatch& watch) {
+  awaitable<Error> follow_reports(std::unique_ptr<store::Watch> watch) {
     for (;;) {
-      auto batch = co_await watch.next_shared();
+      auto batch = co_await watch->next();
+      if (!batch && batch.error().code == Errc::timeout) {  // silence is no loss: asked again from where it was
+        auto again = co_await watch_reports();
+        if (!again) co_return again.error();
+        watch = std::move(*again);
+        continue;
+      }
       if (!batch) co_return batch.error();
-      for (const auto& change : batch->changes) {
+      reports_at_ = std::max(reports_at_, batch->revision);
+      for (const auto& change : batch->events) {
         std::optional<std::string_view> value;
-        if (change->type == store::Event::Type::put) value = change->kv->value;
-        auto port = feedback_.apply(change->kv->key, value);
+        if (change.type == store::Event::Type::put) value = change.kv.value;
+        auto port = feedback_.apply(change.kv.key, value);
         if (port.empty()) continue;
         const auto* p = state_.find<Port>(port);
         if (p) log::debug("controller.port_status", "port", port, "status", feedback_.status(*p));
@@ -355,6 +507,10 @@ class Service::Impl {
     request.base = host && host->size() < 256 ? (endpoint_->tls ? "https://" : "http://") + std::string(*host)
                                               : endpoint_->to_string();
 
+    if (sender_ && outbox_.size() >= Outbox::kMost && request.method != "GET")
+      co_return response(503, error_body({503, "ServiceUnavailable",
+                                          "The datastore has been away for too long: " + sender_->waiting()}));
+
     auto out = api_.handle(request);
     if (out.status >= 400) ++refused_;
     auto allow = std::move(out.allow);
@@ -386,6 +542,10 @@ class Service::Impl {
   std::shared_ptr<Generators> generate_on_writer_ = std::make_shared<Generators>(Generators::random());
   std::shared_ptr<Generators> generate_here_ = std::make_shared<Generators>(Generators::random());
   std::int64_t sequence_ = 0;
+  Outbox outbox_;
+  store::Revision reports_at_ = 0;
+  std::unique_ptr<Sender> sender_;                             ///< where the datastore is elsewhere
+  std::optional<std::set<std::string, std::less<>>> touched_;  ///< while compare() reads
   std::size_t in_flight_ = 0;
   std::size_t last_operations_ = 0;
   bool broken_ = false;

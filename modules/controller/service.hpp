@@ -1,8 +1,10 @@
 #pragma once
-/// The controller at work: the API on its listener, its state in the datastore's file, what agents report fed back.
-/// A request is answered when what it changed is on disk: rows and intent in one commit, gathered with those of other
-/// requests that wait. Requests see each other's changes in the order they came, before that commit; should one be
-/// lost (disk full), those that build upon it are refused, the state is read again and clients get 503.
+/// The controller at work: the API on its listener, its state in the embedded datastore's file, what agents report fed
+/// back. A request is answered when what it changed is on disk: rows and intent in one commit, gathered with those of
+/// other requests that wait. Where the cloud's datastore has moved elsewhere, the intent is an outbox beside the rows,
+/// and arrives there as soon as that datastore takes it. Requests see each other's changes in the order they came,
+/// before that commit; should one be lost (disk full), those that build upon it are refused, the state is read again
+/// and clients get 503.
 ///
 ///   Service service({.kv = kv, .database = state_dir + "/state.db", .listen = endpoint}, hooks);
 ///   if (auto s = service.start(); !s) return s;
@@ -21,13 +23,15 @@
 #include "modules/controller/tokens.hpp"
 
 namespace calico::store {
+class Datastore;
 class Kv;
-}
+}  // namespace calico::store
 
 namespace calico::controller {
 
 struct ServiceOptions {
-  store::Kv* kv = nullptr;
+  store::Kv* kv = nullptr;               ///< the embedded datastore of this host
+  store::Datastore* remote = nullptr;    ///< the cloud's, when it is elsewhere and `kv` is read-only
   std::string database;                  ///< the file `kv` has open
   std::string region;                    ///< [openstack] region
   std::optional<http::Endpoint> listen;  ///< none: no API, only the cluster's defaults are written

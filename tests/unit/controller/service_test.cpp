@@ -11,6 +11,7 @@
 
 #include "core/http/client.hpp"
 #include "core/store/kv.hpp"
+#include "core/store/switch.hpp"
 #include "modules/controller/persist.hpp"
 #include "tests/support/await.hpp"
 #include "tests/support/certificates.hpp"
@@ -37,6 +38,7 @@ class ServiceTest : public testing::Test {
     kv_ = std::move(*kv);
     ServiceOptions options;
     options.kv = kv_.get();
+    options.remote = remote_;
     options.database = dir_.file("state.db");
     options.listen = http::Endpoint{.tls = !tls_.cert_file.empty(), .host = "127.0.0.1", .port = 0};
     options.tls = tls_;
@@ -128,6 +130,7 @@ class ServiceTest : public testing::Test {
   test::TempDir dir_{"controller"};
   test::LoopRunner runner_;
   std::unique_ptr<store::Kv> kv_;
+  store::Datastore* remote_ = nullptr;
   std::unique_ptr<Service> service_;
   std::unique_ptr<http::Client> client_;
   std::atomic<bool> ready_{false};
@@ -234,6 +237,183 @@ TEST_F(ServiceTest, LostWriteIsRefusedAndRecovered) {
   make("port", vm(2));
   EXPECT_EQ(call("GET", "ports").body.at("ports").as_array().size(), 2U);
   EXPECT_EQ(keys(kEndpoints).size(), 2U);
+}
+
+/// The cloud's datastore has moved: the embedded one is read-only and keeps the API's rows, a second Kv is the cloud's.
+class MovedServiceTest : public ServiceTest {
+ protected:
+  void open_remote() {
+    auto kv = store::Kv::open({.path = dir_.file("remote.db")});
+    ASSERT_TRUE(kv) << kv.error().what;
+    remote_kv_ = std::move(*kv);
+    switch_->set(remote_kv_);
+  }
+  /// As a move does: what is there goes there, and here nobody writes any more.
+  void move_away() {
+    for (const auto& kv : keys("/calico/")) put_remote(kv.key, kv.value);
+    auto frozen = runner_.run(kv_->txn_of_move({}, store::Kv::Then::frozen_for_good));
+    ASSERT_TRUE(frozen) << frozen.error().what;
+    stop();
+    remote_ = switch_.get();
+    start();
+  }
+  void put_remote(const std::string& key, const std::string& value) {
+    store::PutRequest put;
+    put.key = key;
+    put.value = value;
+    auto r = runner_.run(remote_kv_->put(put));
+    ASSERT_TRUE(r) << r.error().what;
+  }
+  std::vector<store::KeyValue> remote_keys(const std::string& prefix) {
+    store::RangeRequest range;
+    range.key = prefix;
+    range.range_end = store::prefix_end(prefix);
+    auto r = runner_.run(remote_kv_->range(range));
+    EXPECT_TRUE(r);
+    return r ? r->kvs : std::vector<store::KeyValue>();
+  }
+  std::int64_t waiting() { return json::parse(service_->describe()).at("outbox").at("waiting").as_int64(); }
+  void set_ready(bool ready) {
+    auto info = json::parse(remote_keys(kInformation).at(0).value);
+    info.at("spec").at("datastoreReady") = ready;
+    put_remote(kInformation, json::serialize(info));
+  }
+  testing::AssertionResult endpoints_there(std::size_t n) {
+    return eventually(std::to_string(n) + " endpoints", [&] { return remote_keys(kEndpoints).size() == n; });
+  }
+  const std::string kInformation = "/calico/resources/v3/projectcalico.org/clusterinformations/default";
+  std::shared_ptr<store::Kv> remote_kv_;
+  std::shared_ptr<store::Switch> switch_ = std::make_shared<store::Switch>();
+};
+
+TEST_F(MovedServiceTest, WhatTheApiIsAskedForArrivesElsewhereAndWhatIsReportedThereComesBack) {
+  start();
+  demo();
+  make("port", vm(1));
+  open_remote();
+  move_away();
+  const auto port = make("port", vm(2));
+  ASSERT_TRUE(endpoints_there(2));
+  EXPECT_EQ(keys(kEndpoints).size(), 1U) << "the one that was left is as it was";
+  const auto status = [&] {
+    return std::string(call("GET", "ports/" + port).body.at("port").at("status").as_string());
+  };
+  EXPECT_EQ(status(), "DOWN");
+  put_remote("/calico/felix/v2/no-region/host/h/workload/openstack/openstack%2fi-2/endpoint/" + port,
+             R"({"status":"up"})");
+  ASSERT_TRUE(eventually("ACTIVE", [&] { return status() == "ACTIVE"; }));
+  put_remote("/calico/felix/v2/no-region/host/h/datastore", R"({"generation":1})");
+  EXPECT_EQ(call("DELETE", "ports/" + port).status, 204U);
+  ASSERT_TRUE(endpoints_there(1));
+  ASSERT_TRUE(eventually("an empty outbox", [&] { return waiting() == 0; }));
+
+  // Drift is repaired, what is foreign stays.
+  const auto ours = remote_keys(kEndpoints).at(0);
+  stop();
+  store::DeleteRequest del;
+  del.key = ours.key;
+  ASSERT_TRUE(runner_.run(remote_kv_->del(del)));
+  put_remote(kEndpoints + "openstack/x-openstack-y-z", "{}");
+  start();
+  ASSERT_TRUE(endpoints_there(2));
+  EXPECT_EQ(remote_keys(kEndpoints).at(0).key, ours.key);
+}
+
+TEST_F(MovedServiceTest, WhileTheDatastoreIsAwayTheApiAnswersAndAllOfItArrivesLater) {
+  start();
+  demo();
+  const auto gone = make("port", vm(1));
+  open_remote();
+  move_away();
+  switch_->set(nullptr);
+  std::vector<std::string> made;
+  for (int i = 2; i < 6; ++i) made.push_back(make("port", vm(i)));
+  EXPECT_EQ(call("DELETE", "ports/" + gone).status, 204U);
+  EXPECT_EQ(call("DELETE", "ports/" + made[0]).status, 204U) << "what comes and goes before it arrives";
+  ASSERT_TRUE(eventually("the reason", [&] {
+    return service_->describe().find("there is no datastore now") != std::string::npos;
+  })) << service_->describe();
+  const auto left = waiting();
+  EXPECT_GE(left, 5);
+  stop();  // with the outbox full
+  start();
+  EXPECT_EQ(waiting(), left);
+  EXPECT_EQ(call("GET", "ports").body.at("ports").as_array().size(), 3U);
+  EXPECT_EQ(remote_keys(kEndpoints).size(), 1U);
+
+  // Nothing is written to one that is not ready, nor to another cloud's.
+  set_ready(false);
+  switch_->set(remote_kv_);
+  ASSERT_TRUE(eventually("the reason", [&] { return service_->describe().find("not ready") != std::string::npos; }));
+  EXPECT_EQ(waiting(), left);
+  const auto ours = remote_keys(kInformation).at(0).value;
+  put_remote(kInformation, R"({"kind":"ClusterInformation","spec":{"clusterGUID":"another","datastoreReady":true}})");
+  ASSERT_TRUE(
+      eventually("the reason", [&] { return service_->describe().find("another cloud") != std::string::npos; }));
+  EXPECT_EQ(waiting(), left);
+  put_remote(kInformation, ours);
+  set_ready(true);
+  ASSERT_TRUE(endpoints_there(3));
+  ASSERT_TRUE(eventually("an empty outbox", [&] { return waiting() == 0; }));
+  std::set<std::string> there;
+  for (const auto& kv : remote_keys(kEndpoints))
+    there.insert(json::parse(kv.value).at("spec").at("endpoint").as_string().c_str());
+  EXPECT_EQ(there, (std::set<std::string>{made[1], made[2], made[3]}));
+}
+
+TEST_F(MovedServiceTest, WhatWasSentAndNotForgottenIsNoFaultAndWhatIsLeftComesBackWithTheDatastore) {
+  start();
+  demo();
+  const auto first = make("port", vm(1));
+  open_remote();
+  move_away();
+  switch_->set(nullptr);
+  make("port", vm(2));
+  EXPECT_EQ(call("DELETE", "ports/" + first).status, 204U);
+  stop();
+  {
+    // Sent, and the process died before it forgot: the rows are there again.
+    auto db = store::Db::open({.path = dir_.file("state.db")});
+    ASSERT_TRUE(db);
+    auto left = Outbox::load(**db);
+    ASSERT_TRUE(left);
+    ASSERT_GE(left->size(), 2U);
+    switch_->set(remote_kv_);
+    start();
+    ASSERT_TRUE(eventually("an empty outbox", [&] { return waiting() == 0; }));
+    stop();
+    ASSERT_TRUE(Outbox::write(**db, *left));
+  }
+  const auto before = remote_keys("/calico/resources/");
+  start();
+  ASSERT_TRUE(eventually("an empty outbox", [&] { return waiting() == 0; }));
+  EXPECT_EQ(remote_keys("/calico/resources/"), before) << "nothing is written twice";
+
+  // The datastore comes back here while something waits.
+  switch_->set(nullptr);
+  const auto last = make("port", vm(3));
+  stop();
+  auto kv = store::Kv::open({.path = dir_.file("state.db"), .schemas = {}});
+  ASSERT_TRUE(kv);
+  for (const auto& e : before) {
+    store::TxnRequest txn;
+    store::PutRequest put;
+    put.key = e.key;
+    put.value = e.value;
+    txn.success.emplace_back(std::move(put));
+    ASSERT_TRUE(runner_.run((*kv)->txn_of_move(std::move(txn), store::Kv::Then::thawed)));
+  }
+  kv->reset();
+  remote_ = nullptr;
+  start();
+  EXPECT_EQ(call("GET", "ports").body.at("ports").as_array().size(), 2U);
+  bool found = false;
+  for (const auto& e : keys(kEndpoints)) found = found || e.value.find(last) != std::string::npos;
+  EXPECT_TRUE(found) << "what waited is here, and nothing of it waits any more";
+  auto db = store::Db::open({.path = dir_.file("state.db")});
+  auto left = Outbox::load(**db);
+  ASSERT_TRUE(left);
+  EXPECT_TRUE(left->empty());
 }
 
 TEST_F(ServiceTest, TokensDecideWhoMayWhat) {
