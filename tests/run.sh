@@ -2,7 +2,7 @@
 # Installs what is needed, builds, runs every test that fits CI; closes with ctest's summary.
 #   --long   also soak, crash loops, long fuzzing and benchmarks
 #   --quick  unit tests only, release build only
-# Fuzz targets run 30 s each, two at a time or more; with --long 10 minutes each.
+# Fuzz targets run 30 s each, two at a time or more; with --long 10 minutes each (FUZZ_SECONDS: another time).
 set -u
 cd "$(dirname "$0")/.." || exit 3
 . tests/setup.sh
@@ -50,7 +50,7 @@ fixed="env"
 setarch -R true 2>/dev/null && fixed="setarch -R"
 # shellcheck disable=SC2086
 sanitized tsan threads $fixed
-[ $long = yes ] && seconds=600 || seconds=30
+[ $long = yes ] && seconds=${FUZZ_SECONDS:-600} || seconds=30
 build fuzz calico-fuzz "-DCALICO_FUZZ_SECONDS=$seconds" || exit $?
 say "fuzz targets, $seconds s each"
 ctest --test-dir build/fuzz --output-on-failure -L fuzz -j "$(nproc)" || rc=1

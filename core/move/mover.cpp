@@ -31,6 +31,11 @@ std::string joined(const std::vector<std::string>& all, std::size_t most = 5) {
   return all.size() > most ? fmt::format("{} and {} more", out, all.size() - most) : out;
 }
 
+/// A client's errors name their endpoint; the embedded datastore's do not say whose they are.
+tl::unexpected<Error> of(const Side& side, const Error& e) {
+  return side.kv ? wrap(e, side.name()) : tl::unexpected<Error>(e);
+}
+
 store::PutRequest put_of(std::string_view key, std::string value) {
   store::PutRequest put;
   put.key = std::string(key);
@@ -272,20 +277,20 @@ awaitable<Result<bool>> Mover::run() {
 
 awaitable<Status> Mover::check() {
   auto ours = co_await read_signs(from_);
-  if (!ours) co_return wrap(ours.error(), from_.name());
+  if (!ours) co_return of(from_, ours.error());
   if (!ours->ready || ours->guid.empty())
     co_return fail(Errc::conflict, "{} is not ready: there is no cloud to move", from_.name());
   if (ours->next_kv)
     co_return fail(Errc::conflict, "{} says that a move is being made already ({})", from_.name(),
                    joined(ours->next.endpoints));
   auto here = co_await from_.ds->status();
-  if (!here) co_return wrap(here.error(), from_.name());
+  if (!here) co_return of(from_, here.error());
   auto there = co_await to_.ds->status();
-  if (!there) co_return wrap(there.error(), to_.name());
+  if (!there) co_return of(to_, there.error());
   if (here->cluster_id == there->cluster_id)
     co_return fail(Errc::invalid, "{} is the datastore the cloud has already", to_.name());
   auto theirs = co_await read_signs(to_);
-  if (!theirs) co_return wrap(theirs.error(), to_.name());
+  if (!theirs) co_return of(to_, theirs.error());
   const bool own_old_store = to_.kv && !to_.kv->frozen().empty();
   if (theirs->information) {
     if (theirs->guid != ours->guid)
@@ -299,7 +304,7 @@ awaitable<Status> Mover::check() {
     request.limit = 1;
     request.keys_only = true;
     auto any = co_await to_.ds->range(std::move(request));
-    if (!any) co_return wrap(any.error(), to_.name());
+    if (!any) co_return of(to_, any.error());
     if (any->count > 0)
       co_return fail(Errc::conflict, "{} has {} keys below /calico/ and is no copy of this cloud: empty it first",
                      to_.name(), any->count);
@@ -330,19 +335,20 @@ awaitable<Status> Mover::prepare() {
   here.compare.push_back(store::key_absent(std::string(model::kNextDatastorePointer)));
   here.success.emplace_back(put_of(model::kNextDatastorePointer, model::to_json(pointer_, true)));
   auto said = co_await from_.write(std::move(here));
-  if (!said) co_return wrap(said.error(), from_.name());
+  if (!said) co_return of(from_, said.error());
   if (!said->succeeded) co_return fail(Errc::conflict, "another move has begun meanwhile");
   co_return co_await wait_for_answers();
 }
 
 awaitable<Status> Mover::wait_for_answers() {
-  const auto deadline = std::chrono::steady_clock::now() + options_.answer_time;
+  const auto time = options_.force ? options_.answer_time / 10 : options_.answer_time;
+  const auto deadline = std::chrono::steady_clock::now() + time;
   for (bool first = true;; first = false) {
     auto nodes = co_await names_of_nodes(*from_.ds);
-    if (!nodes) co_return wrap(nodes.error(), from_.name());
+    if (!nodes) co_return of(from_, nodes.error());
     std::erase(*nodes, options_.self);
     auto said = co_await reports(*from_.ds, *nodes);
-    if (!said) co_return wrap(said.error(), from_.name());
+    if (!said) co_return of(from_, said.error());
     std::vector<std::string> silent, cannot;
     for (const auto& name : *nodes) {
       const auto it = said->find(name);
@@ -356,7 +362,7 @@ awaitable<Status> Mover::wait_for_answers() {
       co_return Status{};
     }
     if (first) say_(fmt::format("waiting for {} nodes to try {}", nodes->size(), to_.name()));
-    if (options_.force || std::chrono::steady_clock::now() >= deadline) {
+    if (std::chrono::steady_clock::now() >= deadline) {
       std::string what;
       if (!cannot.empty()) what = fmt::format("{} cannot follow: {}", cannot.size(), joined(cannot));
       if (!silent.empty())
@@ -402,7 +408,7 @@ awaitable<Result<Mover::Content>> Mover::read(const Side& side) const {
         if (carried(kv)) out.kvs.emplace(kv.key, std::move(kv));
     }
     if (!error) co_return out;
-    if (error->code != Errc::compacted || attempt == kPasses) co_return wrap(*error, side.name());
+    if (error->code != Errc::compacted || attempt == kPasses) co_return of(side, *error);
   }
 }
 
@@ -452,7 +458,7 @@ awaitable<Status> Mover::freeze() {
   }
   // An etcd takes writes from whoever may; nodes and Neutron's driver stop by themselves when it is not ready.
   auto signs = co_await read_signs(from_);
-  if (!signs) co_return wrap(signs.error(), from_.name());
+  if (!signs) co_return of(from_, signs.error());
   if (!signs->information) co_return fail(Errc::conflict, "{}: clusterinformations/default is gone", from_.name());
   auto not_ready = with_ready(signs->information->value, false);
   if (!not_ready) co_return tl::unexpected(not_ready.error());
@@ -461,7 +467,7 @@ awaitable<Status> Mover::freeze() {
   txn.compare.push_back(store::mod_is(signs->information->key, signs->information->mod_revision));
   txn.success.emplace_back(put_of(model::kClusterInformation, std::move(*not_ready)));
   auto done = co_await from_.write(std::move(txn));
-  if (!done) co_return wrap(done.error(), from_.name());
+  if (!done) co_return of(from_, done.error());
   if (!done->succeeded) co_return fail(Errc::conflict, "clusterinformations/default was changed meanwhile; try again");
   co_return Status{};
 }
@@ -511,7 +517,7 @@ awaitable<Status> Mover::carry() {
 
 awaitable<Status> Mover::commit(store::Revision copied) {
   auto signs = co_await read_signs(from_);
-  if (!signs) co_return wrap(signs.error(), from_.name());
+  if (!signs) co_return of(from_, signs.error());
   if (signs->next != pointer_ || !signs->information)
     co_return fail(Errc::corrupt, "{} does not hold this move any more: was it undone by hand?", from_.name());
   TxnRequest txn;
@@ -527,7 +533,7 @@ awaitable<Status> Mover::commit(store::Revision copied) {
   if (!done) {
     const bool it_was = co_await committed();
     if (it_was) co_return Status{};
-    co_return wrap(done.error(), from_.name());
+    co_return of(from_, done.error());
   }
   if (!done->succeeded) co_return fail(Errc::conflict, "{} was written meanwhile, again and again", from_.name());
   co_return Status{};
@@ -554,7 +560,7 @@ awaitable<Status> Mover::undo() {
     const bool slept = co_await sleep_for(options_.poll);
     if (!slept) break;
   }
-  if (!s) co_return wrap(s.error(), from_.name());
+  if (!s) co_return of(from_, s.error());
   // The embedded one, frozen for good, must not look like half of a move at the next start.
   if (to_.kv) s = co_await take_back(to_, pointer_.generation);
   if (frozen_) say_("undone: writes are taken as before");
@@ -563,31 +569,31 @@ awaitable<Status> Mover::undo() {
 
 awaitable<Result<Settled>> settle(Side here, Side there) {
   auto ours = co_await read_signs(here);
-  if (!ours) co_return wrap(ours.error(), here.name());
+  if (!ours) co_return of(here, ours.error());
   const bool frozen = here.kv && !here.kv->frozen().empty();
   if (!frozen) {
     if (ours->next.generation == 0) co_return Settled::nothing;
     auto s = co_await take_back(here, ours->next.generation);
-    if (!s) co_return wrap(s.error(), here.name());
+    if (!s) co_return of(here, s.error());
     co_return Settled::given_up;
   }
   auto theirs = co_await read_signs(there);
-  if (!theirs) co_return wrap(theirs.error(), there.name());
+  if (!theirs) co_return of(there, theirs.error());
   if (ours->next.generation == 0) {
     auto s = co_await finish(there, ours->pointer);
-    if (!s) co_return wrap(s.error(), there.name());
+    if (!s) co_return of(there, s.error());
     co_return Settled::moved;
   }
   if (theirs->pointer.generation >= ours->next.generation) {
     auto pointer = ours->next;
     auto s = co_await finish(here, pointer);
-    if (!s) co_return wrap(s.error(), here.name());
+    if (!s) co_return of(here, s.error());
     co_return Settled::moved_here;
   }
   auto s = co_await take_back(there, ours->next.generation);
-  if (!s) co_return wrap(s.error(), there.name());
+  if (!s) co_return of(there, s.error());
   s = co_await take_back(here, ours->next.generation);
-  if (!s) co_return wrap(s.error(), here.name());
+  if (!s) co_return of(here, s.error());
   co_return Settled::given_up;
 }
 

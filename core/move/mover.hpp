@@ -42,7 +42,7 @@ struct Options {
   std::string self;                              ///< this controller's own Node: it needs no answer
   bool check = false;                            ///< check and prepare only, then undo
   bool force = false;                            ///< do not mind nodes that cannot follow, or say nothing
-  std::chrono::milliseconds answer_time{60000};  ///< for the nodes to try
+  std::chrono::milliseconds answer_time{60000};  ///< for the nodes to try; a tenth of it with `force`
   std::chrono::milliseconds freeze_time{30000};  ///< of refused writes at most
   std::chrono::milliseconds poll{500};
 };

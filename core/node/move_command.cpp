@@ -17,6 +17,7 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kPoll = std::chrono::milliseconds(300);
 constexpr auto kRestartTime = std::chrono::seconds(60);  // of the controller, after the commit
 constexpr auto kFollowTime = std::chrono::seconds(60);   // of the nodes
+constexpr auto kForcedTime = std::chrono::seconds(10);   // some are known not to
 
 std::string text_at(const json::value& v, std::string_view key) {
   const auto* o = v.if_object();
@@ -85,16 +86,16 @@ int print_where(const json::value& v, bool as_json) {
 }
 
 /// Until every Node follows, or the time is over; says who does not.
-int wait_for_nodes(const std::string& run_dir, std::int64_t generation, bool as_json) {
+int wait_for_nodes(const std::string& run_dir, std::int64_t generation, std::chrono::seconds time, bool as_json) {
   const auto restarted_by = Clock::now() + kRestartTime;
-  auto followed_by = restarted_by + kFollowTime;
+  auto followed_by = restarted_by + time;
   bool restarted = false;
   for (;; std::this_thread::sleep_for(kPoll)) {
     auto v = look(run_dir, 0);
     const bool there = v && number_at(*v, "generation") >= generation && text_at(*v, "where_error").empty();
     if (there && !restarted) {
       restarted = true;
-      followed_by = Clock::now() + kFollowTime;
+      followed_by = Clock::now() + time;
     }
     if (!restarted && Clock::now() > restarted_by)
       return failed(fmt::format("moved, but the controller does not answer since: {}",
@@ -135,10 +136,10 @@ int move_main(const MoveAsked& a) {
       // After the commit it goes on by itself.
       return failed(e, e.starts_with("moved") ? 3 : 1);
     }
-    if (!is_true(*v, "moved")) return a.json ? print_where(*v, true) : 0;
-    break;
+    if (a.check && !is_true(*v, "moved")) return a.json ? print_where(*v, true) : 0;
+    break;  // moved, or it has begun anew already
   }
-  return wait_for_nodes(a.run_dir, number_at(*before, "generation") + 1, a.json);
+  return wait_for_nodes(a.run_dir, number_at(*before, "generation") + 1, a.force ? kForcedTime : kFollowTime, a.json);
 }
 
 }  // namespace calico::node

@@ -113,7 +113,7 @@ struct MoveControl::Impl {
       std::lock_guard lock(mutex);
       if (running) return error(409, "a move is being made already: calico-node store move");
       running = true;
-      moved = false;
+      moved = all_read = false;
       lines.clear();
       failure.clear();
     }

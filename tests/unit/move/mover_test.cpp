@@ -101,6 +101,7 @@ class MoverTest : public testing::Test {
     Options o;
     o.self = "controller";
     o.poll = std::chrono::milliseconds(5);
+    o.answer_time = std::chrono::milliseconds(100);
     return o;
   }
   Result<bool> move(Side from, Side to, Options o) {
