@@ -12,6 +12,7 @@
 #include "core/membership/x509.hpp"
 #include "core/module/control_client.hpp"
 #include "core/node/commands.hpp"
+#include "core/node/operator_ask.hpp"
 
 namespace calico::node {
 namespace {
@@ -71,18 +72,6 @@ Result<Asked> parse(const std::vector<std::string>& args) {
   return a;
 }
 
-/// The same files the process reads. What else is wrong with them is the process' business.
-config::Config configuration(const Asked& a) {
-  auto schema = std::make_shared<config::Schema>();
-  (void)schema->add(config::core_params());
-  config::Sources sources;
-  sources.files = a.files;
-  sources.environment = config::process_environment();
-  char name[256] = {};
-  if (::gethostname(name, sizeof name - 1) == 0) sources.host_name = name;
-  return config::load(schema, sources).config;
-}
-
 int usage_error(std::string_view what) {
   fmt::print(stderr, "calico-node join: {}; calico-node join --help\n", what);
   return 2;
@@ -101,31 +90,9 @@ int failed(const Error& e) {
   }
 }
 
-std::string text_of(const json::object& o, std::string_view key) {
-  const auto* v = o.if_contains(key);
-  if (!v) return "";
-  return v->is_string() ? std::string(v->get_string()) : json::serialize(*v);
-}
-
-/// Asks the running process; prints errors, and with --json the document. `out` is there when the code is 0.
-int ask(const Asked& a, const std::string& method, const std::string& target, json::object* out) {
-  const auto run_dir = a.run_dir.empty() ? configuration(a).text("node.run_dir") : a.run_dir;
-  auto reply = module::control_call(run_dir, method, target);
-  if (!reply) {
-    fmt::print(stderr, "calico-node join: {}\n", reply.error().what);
-    return 3;
-  }
-  boost::system::error_code ec;
-  auto v = json::parse(reply->json, ec);
-  if (ec || !v.is_object()) {
-    fmt::print(stderr, "calico-node join: the process answered something that is not a JSON object\n");
-    return 3;
-  }
-  *out = std::move(v.as_object());
-  if (a.json) fmt::print("{}\n", reply->json);
-  if (reply->status == 200) return 0;
-  if (!a.json) fmt::print(stderr, "calico-node join: {}\n", text_of(*out, "error"));
-  return reply->status == 404 || reply->status == 409 ? 1 : reply->status == 400 ? 2 : 3;
+int ask(const Asked& a, const std::string& method, const std::string& target, json::value* out) {
+  const auto run_dir = a.run_dir.empty() ? process_config(a.files).text("node.run_dir") : a.run_dir;
+  return node::ask({run_dir, "join", a.json}, method, target, out);
 }
 
 int new_token(const Asked& a) {
@@ -135,12 +102,11 @@ int new_token(const Asked& a) {
     if (!ttl) return usage_error("--ttl: " + ttl.error().what);
     target += fmt::format("&ttl={}", std::chrono::duration_cast<std::chrono::seconds>(*ttl).count());
   }
-  json::object v;
+  json::value v;
   if (const int code = ask(a, "POST", target, &v); code != 0 || a.json) return code;
-  fmt::print("{}\n", text_of(v, "token"));
+  fmt::print("{}\n", text_at(v, "token"));
   std::string url = "https://CONTROLLER:2379";
-  if (const auto* urls = v.if_contains("urls"); urls && urls->is_array() && !urls->get_array().empty())
-    url = std::string(urls->get_array()[0].as_string());
+  if (const auto* urls = at(v, "urls").if_array(); urls && !urls->empty()) url = text_of(urls->front());
   std::fflush(stdout);
   fmt::print(stderr, "for one node, {}: calico-node join {} --token T{}\n",
              a.name.empty() ? "any name that is free" : a.name, url, a.name.empty() ? "" : " --name " + a.name);
@@ -148,42 +114,42 @@ int new_token(const Asked& a) {
 }
 
 int list_tokens(const Asked& a) {
-  json::object v;
+  json::value v;
   if (const int code = ask(a, "GET", "/join/tokens", &v); code != 0 || a.json) return code;
   fmt::print("{:<18} {:<26} {:<22} {}\n", "id", "for", "until", "used by");
-  for (const auto& row : v.at("tokens").as_array()) {
+  for (const auto& row : at(v, "tokens").as_array()) {
     const auto& t = row.as_object();
-    const auto name = text_of(t, "name"), used = text_of(t, "used_by");
-    fmt::print("{:<18} {:<26} {:<22} {}\n", text_of(t, "id"), name.empty() ? "any" : name, text_of(t, "expires"),
+    const auto name = text_at(t, "name"), used = text_at(t, "used_by");
+    fmt::print("{:<18} {:<26} {:<22} {}\n", text_at(t, "id"), name.empty() ? "any" : name, text_at(t, "expires"),
                used.empty() ? "-" : used);
   }
   return 0;
 }
 
 int drop_token(const Asked& a) {
-  json::object v;
+  json::value v;
   const auto code = ask(a, "POST", "/join/token/revoke?id=" + http::percent_encode(a.words[2]), &v);
   if (code == 0 && !a.json) fmt::print("token {} is no longer valid\n", a.words[2]);
   return code;
 }
 
 int list(const Asked& a) {
-  json::object v;
+  json::value v;
   if (const int code = ask(a, "GET", "/join/list", &v); code != 0 || a.json) return code;
   fmt::print("{:<26} {:<34} {:<22} {}\n", "name", "serial", "until", "state");
-  for (const auto& row : v.at("certificates").as_array()) {
+  for (const auto& row : at(v, "certificates").as_array()) {
     const auto& c = row.as_object();
-    fmt::print("{:<26} {:<34} {:<22} {}\n", text_of(c, "name"), text_of(c, "serial"), text_of(c, "not_after"),
-               text_of(c, "state"));
+    fmt::print("{:<26} {:<34} {:<22} {}\n", text_at(c, "name"), text_at(c, "serial"), text_at(c, "not_after"),
+               text_at(c, "state"));
   }
   return 0;
 }
 
 int revoke(const Asked& a) {
-  json::object v;
+  json::value v;
   const auto code = ask(a, "POST", "/join/revoke?name=" + http::percent_encode(a.words[1]), &v);
   if (code == 0 && !a.json)
-    for (const auto& s : v.at("serials").as_array())
+    for (const auto& s : at(v, "serials").as_array())
       fmt::print("revoked {} of {}\n", std::string_view(s.as_string()), a.words[1]);
   return code;
 }
@@ -230,7 +196,7 @@ int join(const Asked& a) {
   auto token = membership::parse_token(*text);
   if (!token) return failed(token.error());
   if (!a.config_dir.starts_with('/')) return usage_error("--config-dir: an absolute path is needed");
-  const auto config = configuration(a);
+  const auto config = process_config(a.files);
   membership::JoinOptions options;
   options.endpoints = std::move(*endpoints);
   options.token = std::move(*token);

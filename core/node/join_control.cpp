@@ -7,6 +7,7 @@
 
 #include "core/membership/authority.hpp"
 #include "core/membership/x509.hpp"
+#include "core/node/control_reply.hpp"
 
 namespace calico::node {
 namespace {
@@ -17,31 +18,21 @@ using membership::time_text;
 using module::ControlReply;
 using module::ControlRequest;
 
-constexpr auto kAnswerTime = std::chrono::seconds(8);  // below the control client's own patience
 constexpr std::int64_t kDefaultTtl = 24 * 3600, kMaxTtl = 365L * 24 * 3600;
 
-ControlReply error(int status, std::string_view what) {
-  return {status, json::serialize(json::object{{"error", what}})};
-}
-
-ControlReply error(const Error& e) {
+ControlReply refusal(const Error& e) {
   switch (e.code) {
     case Errc::not_found:
-      return error(404, e.what);
+      return error_reply(404, e.what);
     case Errc::invalid:
-      return error(400, e.what);
+      return error_reply(400, e.what);
     case Errc::no_permission:
     case Errc::conflict:
     case Errc::exhausted:
-      return error(409, e.what);
+      return error_reply(409, e.what);
     default:
-      return error(503, e.what);
+      return error_reply(503, e.what);
   }
-}
-
-std::string param(const ControlRequest& r, const std::string& name) {
-  const auto it = r.query.find(name);
-  return it == r.query.end() ? std::string() : it->second;
 }
 
 /// Runs `f` in the datastore's loop and waits for its answer, at most kAnswerTime.
@@ -69,11 +60,11 @@ ControlReply new_token(Datastore& d, const ControlRequest& r) {
   if (!text.empty()) {
     const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), ttl);
     if (ec != std::errc() || end != text.data() + text.size() || ttl < 60 || ttl > kMaxTtl)
-      return error(400, "ttl: a minute to 365 days are accepted");
+      return error_reply(400, "ttl: a minute to 365 days are accepted");
   }
   auto token = wait<Result<membership::Token>>(
       d, [name, ttl](Authority& a) { return a.make_token(name, std::chrono::seconds(ttl)); });
-  if (!token) return error(token.error());
+  if (!token) return refusal(token.error());
   json::array urls;
   for (const auto& u : d.join_urls()) urls.emplace_back(u);
   return {200, json::serialize(json::object{
@@ -82,7 +73,7 @@ ControlReply new_token(Datastore& d, const ControlRequest& r) {
 
 ControlReply tokens(Datastore& d, const ControlRequest&) {
   auto rows = wait<Result<std::vector<membership::TokenRow>>>(d, [](Authority& a) { return a.tokens(); });
-  if (!rows) return error(rows.error());
+  if (!rows) return refusal(rows.error());
   json::array list;
   for (const auto& t : *rows)
     list.push_back(
@@ -92,15 +83,15 @@ ControlReply tokens(Datastore& d, const ControlRequest&) {
 
 ControlReply drop_token(Datastore& d, const ControlRequest& r) {
   const auto id = param(r, "id");
-  if (!membership::is_token_id(id)) return error(400, "which token? its id has 16 hexadecimal digits");
+  if (!membership::is_token_id(id)) return error_reply(400, "which token? its id has 16 hexadecimal digits");
   auto done = wait<Status>(d, [id](Authority& a) { return a.drop_token(id); });
-  if (!done) return error(done.error());
+  if (!done) return refusal(done.error());
   return {200, json::serialize(json::object{{"revoked", id}})};
 }
 
 ControlReply list(Datastore& d, const ControlRequest&) {
   auto rows = wait<Result<std::vector<membership::CertificateRow>>>(d, [](Authority& a) { return a.certificates(); });
-  if (!rows) return error(rows.error());
+  if (!rows) return refusal(rows.error());
   json::array out;
   const auto now = std::chrono::system_clock::now();
   for (const auto& c : *rows)
@@ -125,7 +116,7 @@ JoinControl::JoinControl(Datastore& datastore, module::Control& control) : datas
   auto* d = &datastore;
   const auto handle = [&](const char* route, ControlReply (*f)(Datastore&, const ControlRequest&)) {
     control.handle(route, [d, f](const ControlRequest& r) {
-      if (!d->authority()) return error(409, d->no_join());
+      if (!d->authority()) return error_reply(409, d->no_join());
       return f(*d, r);
     });
   };
@@ -134,12 +125,13 @@ JoinControl::JoinControl(Datastore& datastore, module::Control& control) : datas
   handle("POST /join/token/revoke", drop_token);
   handle("GET /join/list", list);
   control.handle("POST /join/revoke", [this](const ControlRequest& r) {
-    if (!datastore_.authority()) return error(409, datastore_.no_join());
+    if (!datastore_.authority()) return error_reply(409, datastore_.no_join());
     const auto name = param(r, "name");
-    if (name.empty()) return error(400, "which node?");
+    if (name.empty()) return error_reply(400, "which node?");
     auto serials = revoke(name);
-    if (!serials) return error(serials.error());
-    if (serials->empty()) return error(404, fmt::format("'{}' has no valid certificate: calico-node join list", name));
+    if (!serials) return refusal(serials.error());
+    if (serials->empty())
+      return error_reply(404, fmt::format("'{}' has no valid certificate: calico-node join list", name));
     json::array out;
     for (const auto& s : *serials) out.emplace_back(s);
     return ControlReply{200, json::serialize(json::object{{"name", name}, {"serials", std::move(out)}})};

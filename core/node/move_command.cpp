@@ -7,6 +7,7 @@
 #include "core/module/control_client.hpp"
 #include "core/node/commands.hpp"
 #include "core/node/move_command.hpp"
+#include "core/node/operator_ask.hpp"
 
 namespace calico::node {
 namespace {
@@ -19,27 +20,15 @@ constexpr auto kRestartTime = std::chrono::seconds(60);  // of the controller, a
 constexpr auto kFollowTime = std::chrono::seconds(60);   // of the nodes
 constexpr auto kForcedTime = std::chrono::seconds(10);   // some are known not to
 
-std::string text_at(const json::value& v, std::string_view key) {
-  const auto* o = v.if_object();
-  const auto* found = o ? o->if_contains(key) : nullptr;
-  return found && found->is_string() ? std::string(found->get_string()) : std::string();
-}
-bool is_true(const json::value& v, std::string_view key) {
-  const auto* o = v.if_object();
-  const auto* found = o ? o->if_contains(key) : nullptr;
-  return found && found->is_bool() && found->get_bool();
-}
+bool is_true(const json::value& v, std::string_view key) { return at(v, key) == json::value(true); }
 std::int64_t number_at(const json::value& v, std::string_view key) {
-  const auto* o = v.if_object();
-  const auto* found = o ? o->if_contains(key) : nullptr;
-  return found && found->is_int64() ? found->get_int64() : 0;
+  const auto& found = at(v, key);
+  return found.is_int64() ? found.get_int64() : 0;
 }
 std::vector<std::string> texts_at(const json::value& v, std::string_view key) {
   std::vector<std::string> out;
-  const auto* o = v.if_object();
-  const auto* found = o ? o->if_contains(key) : nullptr;
-  if (found && found->is_array())
-    for (const auto& t : found->get_array())
+  if (const auto* all = at(v, key).if_array())
+    for (const auto& t : *all)
       if (t.is_string()) out.emplace_back(t.get_string());
   return out;
 }
@@ -115,13 +104,8 @@ int move_main(const MoveAsked& a) {
   if (a.to.empty()) return print_where(*before, a.json);
   const auto target = fmt::format("/store/move?to={}{}{}", http::percent_encode(a.to), a.check ? "&check=yes" : "",
                                   a.force ? "&force=yes" : "");
-  auto begun = module::control_call(a.run_dir, "POST", target);
-  if (!begun) return failed(begun.error().what, 3);
-  if (begun->status != 202) {
-    boost::system::error_code ec;
-    const auto v = json::parse(begun->json, ec);
-    return failed(ec ? begun->json : text_at(v, "error"), begun->status == 400 ? 2 : begun->status == 409 ? 1 : 3);
-  }
+  json::value begun;
+  if (const int code = ask({a.run_dir, "store move", false}, "POST", target, &begun); code != 0) return code;
   std::size_t heard = 0;
   for (;; std::this_thread::sleep_for(kPoll)) {
     auto v = look(a.run_dir, heard);

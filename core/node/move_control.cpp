@@ -4,7 +4,6 @@
 #include <boost/asio/use_future.hpp>
 #include <boost/json.hpp>
 #include <charconv>
-#include <future>
 #include <mutex>
 #include <optional>
 
@@ -12,6 +11,7 @@
 #include "core/loop/task_group.hpp"
 #include "core/model/keys.hpp"
 #include "core/move/mover.hpp"
+#include "core/node/control_reply.hpp"
 #include "core/node/datastore.hpp"
 #include "core/store/etcd/client.hpp"
 
@@ -22,18 +22,8 @@ namespace json = boost::json;
 using module::ControlReply;
 using module::ControlRequest;
 
-constexpr auto kAnswerTime = std::chrono::seconds(8);  // below the control client's own patience
-constexpr auto kReadTime = std::chrono::seconds(2);    // for the command to read the last lines before the restart
+constexpr auto kReadTime = std::chrono::seconds(2);  // for the command to read the last lines before the restart
 constexpr std::string_view kEmbedded = "embedded";
-
-ControlReply error(int status, std::string_view what) {
-  return {status, json::serialize(json::object{{"error", what}})};
-}
-
-std::string param(const ControlRequest& r, const std::string& name) {
-  const auto it = r.query.find(name);
-  return it == r.query.end() ? std::string() : it->second;
-}
 
 std::vector<std::string> split(std::string_view text) {
   std::vector<std::string> out;
@@ -82,26 +72,26 @@ struct MoveControl::Impl {
   ControlReply begin(const ControlRequest& r) {
     const auto to = param(r, "to");
     auto* kv = datastore.embedded();
-    if (!kv) return error(409, "this host has no embedded datastore: ask on the controller that has it");
-    if (to.empty()) return error(400, "where to?");
+    if (!kv) return error_reply(409, "this host has no embedded datastore: ask on the controller that has it");
+    if (to.empty()) return error_reply(400, "where to?");
     const bool back = to == kEmbedded;
     const bool here = datastore.kv() != nullptr;
-    if (back && here) return error(409, "the cloud's datastore is the embedded one of this host already");
+    if (back && here) return error_reply(409, "the cloud's datastore is the embedded one of this host already");
     if (!back && !here)
-      return error(409,
-                   "the cloud's datastore is elsewhere already: from one etcd to another the way is over this host");
+      return error_reply(
+          409, "the cloud's datastore is elsewhere already: from one etcd to another the way is over this host");
     move::Side ours{kv, kv, datastore.urls()};
     move::Side theirs;
     std::shared_ptr<store::Datastore> client = datastore.shared();
     if (back) {
       auto where = wait<Where>([this, client] { return look(client, self); });
-      if (!where) return error(503, where.error().what);
+      if (!where) return error_reply(503, where.error().what);
       theirs = {client.get(), nullptr, where->pointer.endpoints};
     } else {
       theirs.endpoints = split(to);
       auto made = datastore.client_of(theirs.endpoints);
-      if (!made) return error(400, made.error().what);
-      if (theirs.endpoints.empty()) return error(400, "where to?");
+      if (!made) return error_reply(400, made.error().what);
+      if (theirs.endpoints.empty()) return error_reply(400, "where to?");
       client = std::move(*made);
       theirs.ds = client.get();
     }
@@ -111,7 +101,7 @@ struct MoveControl::Impl {
     options.force = param(r, "force") == "yes";
     {
       std::lock_guard lock(mutex);
-      if (running) return error(409, "a move is being made already: calico-node store move");
+      if (running) return error_reply(409, "a move is being made already: calico-node store move");
       running = true;
       moved = all_read = false;
       lines.clear();
@@ -185,17 +175,7 @@ struct MoveControl::Impl {
   /// On the datastore's loop, at most kAnswerTime.
   template <class T>
   Result<T> wait(std::function<awaitable<Result<T>>()> f) {
-    auto promise = std::make_shared<std::promise<Result<T>>>();
-    auto answer = promise->get_future();
-    datastore.loop().post([this, promise, f = std::move(f)] {
-      tasks.spawn("ask", [promise, f]() -> awaitable<void> {
-        auto r = co_await f();
-        promise->set_value(std::move(r));
-      });
-    });
-    if (answer.wait_for(kAnswerTime) != std::future_status::ready)
-      return fail(Errc::timeout, "the datastore did not answer within {} s", kAnswerTime.count());
-    return answer.get();
+    return result_of<T>(datastore.loop(), tasks, std::move(f));
   }
 
   Datastore& datastore;

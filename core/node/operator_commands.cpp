@@ -3,11 +3,11 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "core/config/load.hpp"
 #include "core/http/message.hpp"
 #include "core/module/control_client.hpp"
 #include "core/node/commands.hpp"
 #include "core/node/move_command.hpp"
+#include "core/node/operator_ask.hpp"
 #include "core/store/backup.hpp"
 
 namespace calico::node {
@@ -92,34 +92,8 @@ Result<Asked> parse(const std::vector<std::string>& args) {
   return a;
 }
 
-/// The same configuration the process reads. What else is wrong with it is the process' business.
-config::Config config_of(const Asked& a) {
-  auto schema = std::make_shared<config::Schema>();
-  (void)schema->add(config::core_params());
-  config::Sources sources;
-  sources.files = a.files;
-  sources.environment = config::process_environment();
-  return config::load(schema, sources).config;
-}
-
-std::string run_dir_of(const Asked& a) { return a.run_dir.empty() ? config_of(a).text("node.run_dir") : a.run_dir; }
-
-std::string text_of(const json::value& v) {
-  if (v.is_null()) return "-";
-  if (v.is_string()) return std::string(v.get_string());
-  if (v.is_array()) {
-    std::string out;
-    for (const auto& e : v.get_array()) out += (out.empty() ? "" : ",") + text_of(e);
-    return out.empty() ? "-" : out;
-  }
-  return json::serialize(v);
-}
-
-const json::value& at(const json::value& v, std::string_view key) {
-  static const json::value none;
-  const auto* o = v.if_object();
-  const auto* found = o ? o->if_contains(key) : nullptr;
-  return found ? *found : none;
+std::string run_dir_of(const Asked& a) {
+  return a.run_dir.empty() ? process_config(a.files).text("node.run_dir") : a.run_dir;
 }
 
 int usage_error(const char* command, std::string_view what) {
@@ -127,24 +101,10 @@ int usage_error(const char* command, std::string_view what) {
   return 2;
 }
 
-/// Asks, prints errors, and the document with --json. `out` is set when there is an answer to go on with.
+/// `out` is set when the code is 0.
 int ask(const Asked& a, const std::string& command, const std::string& method, const std::string& target,
         json::value* out) {
-  auto reply = module::control_call(run_dir_of(a), method, target);
-  if (!reply) {
-    fmt::print(stderr, "calico-node {}: {}\n", command, reply.error().what);
-    return 3;
-  }
-  boost::system::error_code ec;
-  *out = json::parse(reply->json, ec);
-  if (ec) {
-    fmt::print(stderr, "calico-node {}: the process answered something that is not JSON\n", command);
-    return 3;
-  }
-  if (a.json) fmt::print("{}\n", reply->json);
-  if (reply->status == 200) return 0;
-  if (!a.json) fmt::print(stderr, "calico-node {}: {}\n", command, text_of(at(*out, "error")));
-  return reply->status == 404 || reply->status == 409 ? 1 : reply->status == 400 ? 2 : 3;
+  return node::ask({run_dir_of(a), command, a.json}, method, target, out);
 }
 
 int store_status(const Asked& a) {
@@ -271,7 +231,7 @@ int store_save(const Asked& a) {
   if (ec || a.words[1].empty()) return usage_error("store", "which file?");
   if (module::control_call(run_dir_of(a), "GET", "/status")) return save_of_running(a, file);
   // Nobody there: the file itself, if nobody has it open all the same.
-  const auto state_dir = config_of(a).text("node.state_dir");
+  const auto state_dir = process_config(a.files).text("node.state_dir");
   auto lock = store::StateLock::acquire(state_dir, "calico-node store save");
   if (!lock) return outside("store save", lock.error());
   auto saved = store::save_stopped_store(state_dir + "/state.db", file);
@@ -287,7 +247,7 @@ int store_save(const Asked& a) {
 }
 
 int store_restore(const Asked& a) {
-  const auto config = config_of(a);
+  const auto config = process_config(a.files);
   if (config.is_set("datastore.endpoints"))
     return usage_error("store", fmt::format("the datastore is at {} and not on this host: restore it there",
                                             config.text("datastore.endpoints")));

@@ -11,6 +11,7 @@
 #include "core/model/keys.hpp"
 #include "core/module/control_client.hpp"
 #include "core/node/commands.hpp"
+#include "core/node/operator_ask.hpp"
 #include "core/node/resource_client.hpp"
 #include "core/resources/yaml.hpp"
 
@@ -110,19 +111,13 @@ Result<Asked> parse(const char* command, const std::vector<std::string>& args) {
 
 /// Of the same configuration the process reads: where it is, and the region. What else is wrong is its business.
 struct Configured {
-  std::string run_dir = "/run/calico-node", region;
+  std::string run_dir, region;
 };
 Configured configured(const Asked& a) {
   Configured out;
-  auto schema = std::make_shared<config::Schema>();
-  if (schema->add(config::core_params())) {
-    config::Sources sources;
-    sources.files = a.files;
-    sources.environment = config::process_environment();
-    const auto loaded = config::load(schema, sources);
-    out.run_dir = loaded.config.text("node.run_dir");
-    if (loaded.config.is_set("openstack.region")) out.region = loaded.config.text("openstack.region");
-  }
+  const auto config = process_config(a.files);
+  out.run_dir = config.text("node.run_dir");
+  if (config.is_set("openstack.region")) out.region = config.text("openstack.region");
   if (!a.run_dir.empty()) out.run_dir = a.run_dir;
   return out;
 }

@@ -3,11 +3,11 @@
 #include <boost/json.hpp>
 #include <charconv>
 #include <ctime>
-#include <future>
 #include <random>
 
 #include "core/loop/loop.hpp"
 #include "core/loop/task_group.hpp"
+#include "core/node/control_reply.hpp"
 #include "core/resources/changes.hpp"
 
 namespace calico::node {
@@ -17,12 +17,7 @@ namespace json = boost::json;
 using module::ControlReply;
 using module::ControlRequest;
 
-constexpr auto kAnswerTime = std::chrono::seconds(8);  // below the control client's own patience
 constexpr std::int64_t kPage = 500;
-
-ControlReply error(int status, std::string_view what) {
-  return {status, json::serialize(json::object{{"error", what}})};
-}
 
 int status_of(Errc code) {
   switch (code) {
@@ -35,11 +30,6 @@ int status_of(Errc code) {
     default:
       return 503;
   }
-}
-
-std::string param(const ControlRequest& r, const std::string& name) {
-  const auto it = r.query.find(name);
-  return it == r.query.end() ? std::string() : it->second;
 }
 
 std::string now_text() {
@@ -69,28 +59,19 @@ struct ResourceControl::Impl {
   /// Runs `f` on our loop and waits for its answer, at most kAnswerTime; nullopt = it did not come.
   template <class T>
   std::optional<T> wait(std::function<store::awaitable<T>()> f) {
-    auto promise = std::make_shared<std::promise<T>>();
-    auto answer = promise->get_future();
-    loop.post([this, promise, f = std::move(f)] {
-      tasks.spawn("ask", [promise, f]() -> store::awaitable<void> {
-        auto r = co_await f();
-        promise->set_value(std::move(r));
-      });
-    });
-    if (answer.wait_for(kAnswerTime) != std::future_status::ready) return {};
-    return answer.get();
+    return answer_of<T>(loop, tasks, std::move(f));
   }
 
   static std::string late() { return fmt::format("the datastore did not answer within {} s", kAnswerTime.count()); }
 
   ControlReply list(const ControlRequest& r) {
     const auto* kind = resources::find_kind(param(r, "kind"));
-    if (!kind) return error(400, resources::unknown_kind(param(r, "kind")));
+    if (!kind) return error_reply(400, resources::unknown_kind(param(r, "kind")));
     const auto ns = kind->namespaced ? param(r, "namespace") : std::string();
-    if (ns.find('/') != std::string::npos) return error(400, "no such namespace");
+    if (ns.find('/') != std::string::npos) return error_reply(400, "no such namespace");
     const auto prefix = resources::prefix_of(*kind, ns);
     const auto after = param(r, "after");
-    if (!after.empty() && !after.starts_with(prefix)) return error(400, "after is no key of this list");
+    if (!after.empty() && !after.starts_with(prefix)) return error_reply(400, "after is no key of this list");
     store::Revision revision = 0;
     if (const auto text = param(r, "revision"); !text.empty())
       std::from_chars(text.data(), text.data() + text.size(), revision);
@@ -99,8 +80,8 @@ struct ResourceControl::Impl {
           auto got = co_await resources::list_page(ds, prefix, after, revision, kPage);
           co_return got;
         });
-    if (!page) return error(503, late());
-    if (!*page) return error(status_of(page->error().code), explained(page->error()));
+    if (!page) return error_reply(503, late());
+    if (!*page) return error_reply(status_of(page->error().code), explained(page->error()));
     json::array items, broken;
     for (auto& o : (*page)->resources) items.push_back(std::move(o));
     for (auto& key : (*page)->broken) broken.emplace_back(std::move(key));
@@ -112,10 +93,10 @@ struct ResourceControl::Impl {
 
   ControlReply get(const ControlRequest& r) {
     const auto* kind = resources::find_kind(param(r, "kind"));
-    if (!kind) return error(400, resources::unknown_kind(param(r, "kind")));
+    if (!kind) return error_reply(400, resources::unknown_kind(param(r, "kind")));
     const auto name = param(r, "name"), ns = kind->namespaced ? param(r, "namespace") : std::string();
     if (name.empty() || (name + ns).find('/') != std::string::npos || (kind->namespaced && ns.empty()))
-      return error(400, fmt::format("need a name{}", kind->namespaced ? " and a namespace" : ""));
+      return error_reply(400, fmt::format("need a name{}", kind->namespaced ? " and a namespace" : ""));
     std::vector<std::string> keys{resources::key_of(*kind, ns, name)};
     if (auto other = resources::key_of(*kind, ns, resources::stored_name(*kind, name, "")); other != keys[0])
       keys.push_back(std::move(other));
@@ -123,10 +104,10 @@ struct ResourceControl::Impl {
       auto got = co_await resources::get_one(ds, keys);
       co_return got;
     });
-    if (!one) return error(503, late());
+    if (!one) return error_reply(503, late());
     if (!*one && one->error().code == Errc::not_found)
-      return error(404, fmt::format("no {} {}{}{}", kind->name, ns, ns.empty() ? "" : "/", name));
-    if (!*one) return error(status_of(one->error().code), explained(one->error()));
+      return error_reply(404, fmt::format("no {} {}{}{}", kind->name, ns, ns.empty() ? "" : "/", name));
+    if (!*one) return error_reply(status_of(one->error().code), explained(one->error()));
     return {200, json::serialize(**one)};
   }
 
@@ -135,7 +116,7 @@ struct ResourceControl::Impl {
     json::parse_options bounds;
     bounds.max_depth = 40;
     const auto body = json::parse(r.body, ec, {}, bounds);
-    if (ec || !body.is_object()) return error(400, "the request is no JSON object");
+    if (ec || !body.is_object()) return error_reply(400, "the request is no JSON object");
     const auto& o = body.get_object();
     const auto flag = [&](const char* name) {
       const auto* v = o.if_contains(name);
@@ -145,9 +126,9 @@ struct ResourceControl::Impl {
     const auto* given = o.if_contains("items");
     const auto what =
         verb && verb->is_string() ? resources::parse_verb(std::string_view(verb->get_string())) : std::nullopt;
-    if (!what || !given || !given->is_array()) return error(400, "need verb and items");
+    if (!what || !given || !given->is_array()) return error_reply(400, "need verb and items");
     if (given->get_array().size() > resources::kMaxChanges)
-      return error(400, fmt::format("at most {} items", resources::kMaxChanges));
+      return error_reply(400, fmt::format("at most {} items", resources::kMaxChanges));
     resources::ChangeOptions options;
     options.verb = *what;
     options.dry_run = flag("dry_run");
@@ -164,7 +145,7 @@ struct ResourceControl::Impl {
     std::vector<resources::Item> items;
     for (const auto& v : given->get_array()) {
       auto item = resources::read_item(v, reading);
-      if (!item) return error(400, item.error().what);
+      if (!item) return error_reply(400, item.error().what);
       items.push_back(std::move(*item));
     }
     auto done = wait<resources::Changed>([this, items, options]() -> store::awaitable<resources::Changed> {

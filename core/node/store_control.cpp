@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
-#include <future>
 
 #include "core/bgp/node_sessions.hpp"
 #include "core/loop/loop.hpp"
 #include "core/loop/task_group.hpp"
 #include "core/model/keys.hpp"
 #include "core/model/resources.hpp"
+#include "core/node/control_reply.hpp"
 #include "core/node/store_watch.hpp"
 
 namespace calico::node {
@@ -18,29 +18,19 @@ namespace json = boost::json;
 using module::ControlReply;
 using module::ControlRequest;
 
-constexpr auto kAnswerTime = std::chrono::seconds(8);  // below the control client's own patience
 constexpr std::size_t kTxnOps = 128;
 constexpr int kSwaps = 8;  // of a Node that its host writes at the same time
 
-ControlReply error(int status, std::string_view what) {
-  return {status, json::serialize(json::object{{"error", what}})};
-}
-
-ControlReply error(const Error& e) {
+ControlReply refusal(const Error& e) {
   switch (e.code) {
     case Errc::not_found:
-      return error(404, e.what);
+      return error_reply(404, e.what);
     case Errc::invalid:
     case Errc::conflict:
-      return error(409, e.what);
+      return error_reply(409, e.what);
     default:
-      return error(503, e.what);
+      return error_reply(503, e.what);
   }
-}
-
-std::string param(const ControlRequest& r, const std::string& name) {
-  const auto it = r.query.find(name);
-  return it == r.query.end() ? std::string() : it->second;
 }
 
 json::object state_json(const sync::SyncState& s) {
@@ -92,17 +82,7 @@ struct StoreControl::Impl {
   /// Runs `f` on our loop and waits for its answer, at most kAnswerTime.
   template <class T>
   Result<T> wait(std::function<awaitable<Result<T>>()> f) {
-    auto promise = std::make_shared<std::promise<Result<T>>>();
-    auto answer = promise->get_future();
-    loop.post([this, promise, f = std::move(f)] {
-      tasks.spawn("ask", [promise, f]() -> awaitable<void> {
-        auto r = co_await f();
-        promise->set_value(std::move(r));
-      });
-    });
-    if (answer.wait_for(kAnswerTime) != std::future_status::ready)
-      return fail(Errc::timeout, "the datastore did not answer within {} s", kAnswerTime.count());
-    return answer.get();
+    return result_of<T>(loop, tasks, std::move(f));
   }
 
   ControlReply status(const ControlRequest&) {
@@ -127,7 +107,7 @@ struct StoreControl::Impl {
     const auto key = param(r, "key");
     const bool prefix = param(r, "prefix") == "yes";
     const bool local = param(r, "local") == "yes";
-    if (key.empty()) return error(400, "which key?");
+    if (key.empty()) return error_reply(400, "which key?");
     json::object out{{"from", local ? "mirror" : "datastore"}};
     json::array kvs;
     if (local) {
@@ -147,12 +127,12 @@ struct StoreControl::Impl {
         auto got = co_await ds.range(std::move(request));
         co_return got;
       });
-      if (!answer) return error(answer.error());
+      if (!answer) return refusal(answer.error());
       out["revision"] = answer->revision;
       for (const auto& kv : answer->kvs) kvs.push_back(kv_json(kv));
     }
     if (kvs.empty())
-      return error(
+      return error_reply(
           404, fmt::format("nothing {} {} in the {}", prefix ? "below" : "at", key, local ? "mirror" : "datastore"));
     out["kvs"] = std::move(kvs);
     return {200, json::serialize(out)};
@@ -160,7 +140,7 @@ struct StoreControl::Impl {
 
   ControlReply accept(const ControlRequest&) {
     const auto before = service.view().state();
-    if (auto s = service.accept(); !s) return error(s.error());
+    if (auto s = service.accept(); !s) return refusal(s.error());
     return {200, json::serialize(json::object{{"accepted", before.reason}})};
   }
 
@@ -238,7 +218,7 @@ struct StoreControl::Impl {
   ControlReply drain(const ControlRequest& r) {
     const auto name = param(r, "name");
     const bool on = param(r, "off") != "yes";
-    if (name.empty() || name.find('/') != std::string::npos) return error(400, "which node?");
+    if (name.empty() || name.find('/') != std::string::npos) return error_reply(400, "which node?");
     auto& ds = service.datastore();
     auto done = wait<Drained>([&ds, name, on]() -> awaitable<Result<Drained>> {
       for (int attempt = 0; attempt < kSwaps; ++attempt) {
@@ -264,17 +244,17 @@ struct StoreControl::Impl {
       }
       co_return fail(Errc::conflict, "Node {} was changed {} times meanwhile; try again", name, kSwaps);
     });
-    if (!done) return error(done.error());
+    if (!done) return refusal(done.error());
     return {200, json::serialize(json::object{
                      {"node", name}, {"draining", on}, {"changed", done->changed}, {"revision", done->revision}})};
   }
 
   ControlReply remove(const ControlRequest& r) {
     const auto name = param(r, "name");
-    if (name.empty() || name.find('/') != std::string::npos) return error(400, "which node?");
+    if (name.empty() || name.find('/') != std::string::npos) return error_reply(400, "which node?");
     // First, so that the host cannot write its Node again.
     auto revoked = revoke ? revoke(name) : Result<std::vector<std::string>>();
-    if (!revoked) return error(revoked.error());
+    if (!revoked) return refusal(revoked.error());
     auto& ds = service.datastore();
     auto done = wait<store::DeleteResult>([&ds, name]() -> awaitable<Result<store::DeleteResult>> {
       store::DeleteRequest request;
@@ -283,8 +263,8 @@ struct StoreControl::Impl {
       auto answer = co_await ds.del(std::move(request));
       co_return answer;
     });
-    if (!done) return error(done.error());
-    if (done->deleted == 0 && revoked->empty()) return error(404, fmt::format("no Node {}", name));
+    if (!done) return refusal(done.error());
+    if (done->deleted == 0 && revoked->empty()) return error_reply(404, fmt::format("no Node {}", name));
     return {200, json::serialize(
                      json::object{{"deleted", name}, {"revision", done->revision}, {"revoked", revoked->size()}})};
   }

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "core/log/log.hpp"
+#include "core/node/control_reply.hpp"
 
 namespace calico::node {
 namespace {
@@ -21,12 +22,7 @@ using module::ControlRequest;
 
 constexpr std::size_t kMaxLines = 20000;  // that wait for the log; beyond, their number is logged
 constexpr std::size_t kMaxKeys = 16;      // of one line
-constexpr auto kAnswerTime = std::chrono::seconds(8);
 constexpr std::string_view kReports = "/calico/felix/";
-
-ControlReply error(int status, std::string_view what) {
-  return {status, json::serialize(json::object{{"error", what}})};
-}
 
 ControlReply reply(const Result<store::StoreFile>& r) {
   if (r)
@@ -34,7 +30,7 @@ ControlReply reply(const Result<store::StoreFile>& r) {
                      {"file", r->path}, {"revision", r->revision}, {"keys", r->keys}, {"bytes", r->bytes}})};
   const auto code = r.error().code;
   const int status = code == Errc::invalid ? 400 : code == Errc::exists ? 409 : 503;
-  return error(status, r.error().what);
+  return error_reply(status, r.error().what);
 }
 
 }  // namespace
@@ -182,17 +178,17 @@ void StoreKeeper::stop() {
 store::Backups& StoreKeeper::backups() { return *impl_->backups; }
 
 ControlReply StoreKeeper::Impl::save(const ControlRequest& r) {
-  const auto it = r.query.find("file");
-  if (it == r.query.end() || it->second.empty()) return error(400, "which file?");
+  const auto file = param(r, "file");
+  if (file.empty()) return error_reply(400, "which file?");
   if (saving && saving->wait_for(std::chrono::seconds(0)) != std::future_status::ready)
-    return error(409, fmt::format("{} is being written", saving_to));
-  saving_to = it->second;
+    return error_reply(409, fmt::format("{} is being written", saving_to));
+  saving_to = file;
   saving = backups->save(saving_to);
   return saved();
 }
 
 ControlReply StoreKeeper::Impl::saved() {
-  if (!saving) return error(404, "nothing is being saved");
+  if (!saving) return error_reply(404, "nothing is being saved");
   if (saving->wait_for(kAnswerTime) != std::future_status::ready)
     return {202, json::serialize(json::object{{"file", saving_to}, {"state", "being written"}})};
   const auto done = saving->get();
@@ -213,7 +209,8 @@ ControlReply StoreKeeper::Impl::list() {
 void StoreKeeper::handle(module::Control& control, StoreKeeper* keeper) {
   if (!keeper) {
     const auto elsewhere = [](const ControlRequest&) {
-      return error(409, "the datastore is not on this host: save it where it is (of etcd: etcdctl snapshot save)");
+      return error_reply(409,
+                         "the datastore is not on this host: save it where it is (of etcd: etcdctl snapshot save)");
     };
     for (const char* route : {"POST /store/save", "GET /store/save", "GET /store/backups"})
       control.handle(route, elsewhere);
