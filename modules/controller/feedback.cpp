@@ -64,6 +64,12 @@ std::string Feedback::host_prefix(std::string_view host) const { return fmt::for
 void Feedback::reset() {
   agents_.clear();
   statuses_.clear();
+  deaf_since_.reset();
+  heard_ = true;
+}
+
+void Feedback::deafen() {
+  if (!deaf_since_) deaf_since_ = clock_.now();
 }
 
 std::string Feedback::apply(std::string_view key, std::optional<std::string_view> value) {
@@ -127,11 +133,14 @@ std::string Feedback::apply(std::string_view key, std::optional<std::string_view
   return port;
 }
 
-bool Feedback::alive(const Agent& agent) const { return agent.seen && clock_.now() - *agent.seen <= kAgentDownTime; }
+bool Feedback::alive(const Agent& agent) const {
+  return agent.seen && deaf_since_.value_or(clock_.now()) - *agent.seen <= kAgentDownTime;
+}
 
 bool Feedback::alive(std::string_view host) const {
   auto it = agents_.find(host);
-  return it != agents_.end() && alive(it->second);
+  if (it == agents_.end()) return deaf_since_ && !heard_;
+  return alive(it->second);
 }
 
 std::string_view Feedback::status(const Port& port) const {

@@ -32,8 +32,11 @@ class Feedback {
   const std::string& prefix() const { return prefix_; }
   /// One key's value, or its absence. Returns the port whose status this concerns, "" otherwise.
   std::string apply(std::string_view key, std::optional<std::string_view> value);
-  /// Forgets everything; a complete list follows.
+  /// Forgets everything; a complete list follows. Ends deafness.
   void reset();
+  /// Nothing is heard from now on, for a reason that is not the agents' (the datastore is away): they do not age
+  /// meanwhile. Before the first list every host is believed to have one.
+  void deafen();
 
   bool alive(std::string_view host) const;
   bool alive(const Agent& agent) const;
@@ -46,6 +49,8 @@ class Feedback {
  private:
   std::string prefix_;
   const Clock& clock_;
+  std::optional<TimePoint> deaf_since_;
+  bool heard_ = false;                                                                            // a list, ever
   std::map<std::string, Agent, std::less<>> agents_;                                              // by host
   std::map<std::string, std::map<std::string, std::string, std::less<>>, std::less<>> statuses_;  // port → host → word
 };

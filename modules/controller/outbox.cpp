@@ -2,12 +2,20 @@
 
 #include <boost/json.hpp>
 
+#include "core/model/keys.hpp"
+
 namespace calico::controller {
+
+bool Outbox::Item::keeps_place() const {
+  return !prefix && intent.desired && !intent.key.starts_with(model::kWorkloadEndpoints);
+}
 
 Status Outbox::write(store::Db& db, const std::vector<Item>& items) {
   for (const auto& item : items) {
     std::optional<std::string> desired;
     if (item.intent.desired) desired = json::serialize(*item.intent.desired);
+    if (!item.keeps_place())
+      if (auto s = db.run("DELETE FROM neutron_outbox WHERE key = ?1", item.intent.key); !s) return s;
     if (auto s = db.run("INSERT INTO neutron_outbox(key, is_prefix, resource, once, desired, write)"
                         " VALUES(?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT(key) DO UPDATE SET"
                         " is_prefix = ?2, resource = ?3, once = ?4, desired = ?5, write = ?6",
@@ -44,6 +52,7 @@ Result<std::vector<Outbox::Item>> Outbox::load(store::Db& db) {
         return fail(Errc::corrupt, "{}: neutron_outbox has something unreadable for {}", db.path(),
                     shown(item.intent.key, 300));
       item.intent.desired = std::move(v.get_object());
+      item.bytes = q.text(4).size();
     }
     out.push_back(std::move(item));
   }
@@ -57,7 +66,13 @@ void Outbox::replace(std::vector<Item> all) {
 
 void Outbox::add(std::vector<Item> items) {
   for (auto& item : items) {
-    const auto [place, fresh] = places_.try_emplace(item.intent.key, next_);
+    if (item.bytes == 0 && item.intent.desired) item.bytes = json::serialize(*item.intent.desired).size();
+    auto [place, fresh] = places_.try_emplace(item.intent.key, next_);
+    if (!fresh && !item.keeps_place()) {
+      items_.erase(place->second);
+      place->second = next_;
+      fresh = true;
+    }
     if (fresh) ++next_;
     items_.insert_or_assign(place->second, std::move(item));
   }
@@ -65,7 +80,12 @@ void Outbox::add(std::vector<Item> items) {
 
 std::vector<Outbox::Item> Outbox::first(std::size_t count) const {
   std::vector<Item> out;
-  for (auto it = items_.begin(); it != items_.end() && out.size() < count; ++it) out.push_back(it->second);
+  std::size_t bytes = 0;
+  for (auto it = items_.begin(); it != items_.end() && out.size() < count; ++it) {
+    bytes += it->second.bytes;
+    if (!out.empty() && bytes > kBytes) break;
+    out.push_back(it->second);
+  }
   return out;
 }
 

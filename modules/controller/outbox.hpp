@@ -1,8 +1,9 @@
 #pragma once
 /// What the API's state means for a datastore that is elsewhere (after `store move`), until it has arrived there: a
 /// table beside the resources' rows, written in the same commit, so that nothing that was answered is lost, and the
-/// same in memory. Of each key only the newest content waits, in its first place: policies before the endpoints that
-/// use them.
+/// same in memory. Of each key only the newest content waits. An endpoint names policies, so a policy or subnet written
+/// again keeps its place (nothing behind it may come before it), while endpoints and removals go to the end (what they
+/// need has come before).
 ///
 /// Thread: write(), forget() and load(): the Db's; the rest: the api loop. Errors: those of Db; corrupt (a row that
 /// does not read).
@@ -27,6 +28,8 @@ class Outbox {
     Intent intent;
     bool prefix = false;     ///< everything below intent.key is to be absent
     std::int64_t write = 0;  ///< the number of the write it came with
+    std::size_t bytes = 0;   ///< of the content, as text; set by add() and load()
+    bool keeps_place() const;
   };
   /// An item as it was sent: a newer one of the same key is another.
   using Sent = std::pair<std::string, std::int64_t>;
@@ -38,7 +41,9 @@ class Outbox {
 
   void replace(std::vector<Item> all);
   void add(std::vector<Item> items);
+  /// At most `count`, and together about kBytes, but one at least.
   std::vector<Item> first(std::size_t count) const;
+  static constexpr std::size_t kBytes = 512 * 1024;  ///< a third of what etcd takes in one request
   void done(const std::vector<Sent>& sent);
   std::size_t size() const { return places_.size(); }
   bool empty() const { return places_.empty(); }

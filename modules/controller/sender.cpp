@@ -1,5 +1,6 @@
 #include "modules/controller/sender.hpp"
 
+#include <algorithm>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
@@ -19,7 +20,14 @@ std::vector<Outbox::Sent> sent_of(const std::vector<Outbox::Item>& items) {
   return out;
 }
 
-bool about_content(const Error& e) { return e.code == Errc::invalid || e.code == Errc::exhausted; }
+constexpr std::size_t kTooLarge = 1U << 20;  // no datastore takes much more in one value
+
+/// A full datastore says exhausted too, and will take the same thing later.
+bool about_content(const Error& e, const std::vector<Outbox::Item>& items) {
+  if (e.code == Errc::invalid) return true;
+  const bool large = std::any_of(items.begin(), items.end(), [](const auto& i) { return i.bytes > kTooLarge; });
+  return e.code == Errc::exhausted && large;
+}
 
 }  // namespace
 
@@ -42,8 +50,9 @@ awaitable<void> Sender::run() {
       continue;
     }
     const auto items = outbox_.first(count);
-    auto s = co_await send(items);
-    if (!s && about_content(s.error())) {
+    bool refused = false;
+    auto s = co_await send(items, &refused);
+    if (!s && refused) {
       if (count > 1) {  // which one?
         count = 1;
         continue;
@@ -104,7 +113,7 @@ awaitable<Result<Sender::Present>> Sender::read(const std::vector<Outbox::Item>&
   co_return out;
 }
 
-awaitable<Status> Sender::send(const std::vector<Outbox::Item>& items) {
+awaitable<Status> Sender::send(const std::vector<Outbox::Item>& items, bool* refused) {
   auto present = co_await read(items);
   if (!present) co_return tl::unexpected(present.error());
   store::TxnRequest txn;
@@ -137,7 +146,10 @@ awaitable<Status> Sender::send(const std::vector<Outbox::Item>& items) {
   if (txn.success.empty()) co_return Status{};
   const auto operations = txn.success.size();
   auto done = co_await remote_.txn(std::move(txn));
-  if (!done) co_return tl::unexpected(done.error());
+  if (!done) {
+    *refused = about_content(done.error(), items);
+    co_return tl::unexpected(done.error());
+  }
   if (!done->succeeded) co_return fail(Errc::busy, "somebody else writes the same keys");
   written_ += operations;
   co_return Status{};
@@ -147,7 +159,7 @@ awaitable<Result<std::vector<Intent>>> Sender::differing(std::vector<Intent> int
   std::vector<Intent> out;
   for (std::size_t first = 0; first < intents.size(); first += kChunk) {
     std::vector<Outbox::Item> items;
-    for (auto i = first; i < std::min(first + kChunk, intents.size()); ++i) items.push_back({intents[i], false, 0});
+    for (auto i = first; i < std::min(first + kChunk, intents.size()); ++i) items.push_back({intents[i], false, 0, 0});
     auto present = co_await read(items);
     if (!present) co_return tl::unexpected(present.error());
     for (std::size_t i = 0; i < items.size(); ++i) {

@@ -53,7 +53,8 @@ class Sender {
     std::vector<store::KeyValue> keys;  ///< mod revision 0: not there
   };
   awaitable<Result<Present>> read(const std::vector<Outbox::Item>& items);
-  awaitable<Status> send(const std::vector<Outbox::Item>& items);
+  /// `refused`: it is what they hold that the datastore does not take.
+  awaitable<Status> send(const std::vector<Outbox::Item>& items, bool* refused);
 
   store::Datastore& remote_;
   Outbox& outbox_;

@@ -200,11 +200,11 @@ class Service::Impl {
     write.rows = rows_of(state_, c.rows);
     write.sequence = ++sequence_;
     if (options_.remote) {
-      for (auto& intent : c.intents) write.outbox.push_back({std::move(intent), false, write.sequence});
+      for (auto& intent : c.intents) write.outbox.push_back({std::move(intent), false, write.sequence, 0});
       for (auto& prefix : c.removed_prefixes) {
         Intent all_below;
         all_below.key = std::move(prefix);
-        write.outbox.push_back({std::move(all_below), true, write.sequence});
+        write.outbox.push_back({std::move(all_below), true, write.sequence, 0});
       }
       if (touched_)
         for (const auto& item : write.outbox) touched_->insert(item.intent.key);
@@ -330,6 +330,8 @@ class Service::Impl {
     sending.stamp = [this] { return Stamp{rfc3339(now()), generate_here_->uuid()}; };
     sending.guid = co_await own_guid();
     sender_ = std::make_unique<Sender>(*options_.remote, outbox_, loop_.executor(), std::move(sending));
+    // Until the first list every host is believed to have an agent: the datastore may be away for reasons of its own.
+    feedback_.deafen();
     serve_api();
     tasks_.spawn("send", [this]() -> awaitable<void> { return sender_->run(); });
     std::string said;
@@ -348,6 +350,7 @@ class Service::Impl {
       } else {
         why = watch.error();
       }
+      feedback_.deafen();
       if (why.code == Errc::canceled) co_return;
       if (why.what != said) log::warn("controller.feed_restarted", "reason", why.what, "action", "reading all again");
       said = why.what;
@@ -409,15 +412,10 @@ class Service::Impl {
     if (!got) co_return tl::unexpected(got.error());
     feedback_.reset();
     for (const auto& kv : got->kvs) feedback_.apply(kv.key, kv.value);
-    reports_at_ = got->revision;
-    co_return co_await watch_reports();
-  }
-
-  awaitable<Result<std::unique_ptr<store::Watch>>> watch_reports() {
     store::WatchRequest request;
     request.key = feedback_.prefix();
     request.range_end = store::prefix_end(request.key);
-    request.start_revision = reports_at_ + 1;
+    request.start_revision = got->revision + 1;
     // Where it is elsewhere silence has to be noticed.
     request.progress_notify = options_.remote != nullptr;
     co_return co_await datastore().watch(std::move(request));
@@ -426,14 +424,7 @@ class Service::Impl {
   awaitable<Error> follow_reports(std::unique_ptr<store::Watch> watch) {
     for (;;) {
       auto batch = co_await watch->next();
-      if (!batch && batch.error().code == Errc::timeout) {  // silence is no loss: asked again from where it was
-        auto again = co_await watch_reports();
-        if (!again) co_return again.error();
-        watch = std::move(*again);
-        continue;
-      }
       if (!batch) co_return batch.error();
-      reports_at_ = std::max(reports_at_, batch->revision);
       for (const auto& change : batch->events) {
         std::optional<std::string_view> value;
         if (change.type == store::Event::Type::put) value = change.kv.value;
@@ -543,7 +534,6 @@ class Service::Impl {
   std::shared_ptr<Generators> generate_here_ = std::make_shared<Generators>(Generators::random());
   std::int64_t sequence_ = 0;
   Outbox outbox_;
-  store::Revision reports_at_ = 0;
   std::unique_ptr<Sender> sender_;                             ///< where the datastore is elsewhere
   std::optional<std::set<std::string, std::less<>>> touched_;  ///< while compare() reads
   std::size_t in_flight_ = 0;

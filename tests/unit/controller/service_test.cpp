@@ -16,6 +16,7 @@
 #include "tests/support/await.hpp"
 #include "tests/support/certificates.hpp"
 #include "tests/support/wait.hpp"
+#include "tests/unit/sync/fake_datastore.hpp"
 
 namespace calico::controller {
 namespace {
@@ -359,6 +360,39 @@ TEST_F(MovedServiceTest, WhileTheDatastoreIsAwayTheApiAnswersAndAllOfItArrivesLa
   for (const auto& kv : remote_keys(kEndpoints))
     there.insert(json::parse(kv.value).at("spec").at("endpoint").as_string().c_str());
   EXPECT_EQ(there, (std::set<std::string>{made[1], made[2], made[3]}));
+}
+
+TEST_F(MovedServiceTest, AFullDatastoreLosesNothingAndItsAbsenceIsNoFaultOfTheAgents) {
+  start();
+  demo();
+  open_remote();
+  const auto fake = std::make_shared<test::FakeDatastore>();
+  for (const auto& kv : keys("/calico/")) {
+    store::PutRequest put;
+    put.key = kv.key;
+    put.value = kv.value;
+    ASSERT_TRUE(runner_.run(fake->put(put)));
+  }
+  move_away();
+  stop();
+  switch_->set(nullptr);
+  start();  // away from the first moment on
+  const auto first = make("port", vm(1));
+  EXPECT_EQ(call("GET", "ports/" + first).body.at("port").at("binding:vif_type").as_string(), "tap")
+      << "nobody could be heard: that is not the host's fault";
+  fake->fail_txn(Errc::exhausted);
+  switch_->set(fake);
+  ASSERT_TRUE(eventually("a refusal", [&] {
+    const auto why = json::parse(service_->describe()).at("outbox").at("why");
+    return !why.as_string().empty() && why.as_string().find("no datastore") == why.as_string().npos;
+  })) << service_->describe();
+  EXPECT_GE(waiting(), 1);
+  fake->fail_txn(std::nullopt);
+  ASSERT_TRUE(eventually("an empty outbox", [&] { return waiting() == 0; }));
+  store::RangeRequest range;
+  range.key = kEndpoints;
+  range.range_end = store::prefix_end(kEndpoints);
+  EXPECT_EQ(runner_.run(fake->range(range))->kvs.size(), 1U);
 }
 
 TEST_F(MovedServiceTest, WhatWasSentAndNotForgottenIsNoFaultAndWhatIsLeftComesBackWithTheDatastore) {
