@@ -534,7 +534,6 @@ class Service::Impl {
   std::shared_ptr<Generators> generate_here_ = std::make_shared<Generators>(Generators::random());
   std::int64_t sequence_ = 0;
   Outbox outbox_;
-  std::unique_ptr<Sender> sender_;                             ///< where the datastore is elsewhere
   std::optional<std::set<std::string, std::less<>>> touched_;  ///< while compare() reads
   std::size_t in_flight_ = 0;
   std::size_t last_operations_ = 0;
@@ -547,6 +546,8 @@ class Service::Impl {
   TaskGroup tasks_;
   TaskGroup closing_{loop_.executor(), "controller-stop"};
   std::unique_ptr<http::Server> server_;
+  // With timers of the loop: it goes before it.
+  std::unique_ptr<Sender> sender_;  ///< where the datastore is elsewhere
 };
 
 Service::Service(ServiceOptions options, ServiceHooks hooks)
