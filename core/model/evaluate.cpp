@@ -1,0 +1,250 @@
+#include "core/model/evaluate.hpp"
+
+#include <algorithm>
+#include <tuple>
+
+#include "core/model/keys.hpp"
+
+namespace calico::model {
+namespace {
+
+/// The endpoint's own labels win over those of its profiles, the first profile over the later ones.
+Labels labels_of(const Policies& p, const WorkloadEndpoint& e) {
+  Labels labels = e.meta.labels;
+  // What stands for namespaces and service accounts is not the endpoint's to say.
+  std::erase_if(labels, [](const auto& l) { return l.first.starts_with("pcns.") || l.first.starts_with("pcsa."); });
+  labels[std::string(kLabelNamespace)] = e.meta.ns;
+  for (const auto& name : e.profiles)
+    if (const auto it = p.profiles.find(name); it != p.profiles.end())
+      for (const auto& [label, value] : it->second.labels_to_apply) labels.try_emplace(label, value);
+  return labels;
+}
+
+/// A selector that cannot be read matches nothing; the parser of policies refuses those.
+bool matches(const std::string& selector, const Labels& labels) {
+  const auto s = Selector::parse(selector);
+  return s && s->matches(labels);
+}
+
+bool namespace_matches(const std::string& selector, const Labels& labels) {
+  const auto s = Selector::parse(selector, "pcns.");
+  if (!s) return false;
+  const bool has_namespace = labels.contains(kLabelNamespace);
+  if (s->canonical() == "all()") return has_namespace;
+  if (s->canonical() == "global()") return !has_namespace;
+  return s->matches(labels);
+}
+
+bool selects(const NetworkPolicy& policy, const WorkloadEndpoint& endpoint, const Labels& labels) {
+  if (!matches(policy.selector, labels)) return false;
+  if (!policy.global) return endpoint.meta.ns == policy.meta.ns;
+  return !policy.namespace_selector || namespace_matches(*policy.namespace_selector, labels);
+}
+
+bool has_address(const WorkloadEndpoint& e, const Ip& ip) {
+  return std::any_of(e.ip_networks.begin(), e.ip_networks.end(), [&](const auto& n) { return n.contains(ip); });
+}
+
+/// Whether an endpoint with this address is meant by the selectors of a rule's side. `rules_namespace`: that of the
+/// policy the rule is in, empty for global policies and profiles.
+bool selected_address(const Policies& p, const EntityRule& side, const std::string& rules_namespace, const Ip& ip) {
+  const bool positive = side.selector || side.namespace_selector;
+  const auto meant = [&](const WorkloadEndpoint& e) {
+    const Labels labels = labels_of(p, e);
+    if (side.selector && !matches(*side.selector, labels)) return false;
+    if (side.namespace_selector) return namespace_matches(*side.namespace_selector, labels);
+    return rules_namespace.empty() || e.meta.ns == rules_namespace;
+  };
+  const auto excluded = [&](const WorkloadEndpoint& e) {
+    return side.not_selector && matches(*side.not_selector, labels_of(p, e));
+  };
+  // With a positive selector the negative one narrows the endpoints; alone it forbids every address of a match.
+  if (positive)
+    return std::any_of(p.endpoints.begin(), p.endpoints.end(), [&](const auto& x) {
+      return has_address(x.second, ip) && meant(x.second) && !excluded(x.second);
+    });
+  return std::none_of(p.endpoints.begin(), p.endpoints.end(),
+                      [&](const auto& x) { return has_address(x.second, ip) && excluded(x.second); });
+}
+
+bool side_matches(const Policies& p, const EntityRule& side, const std::string& rules_namespace, const Ip& ip,
+                  std::uint16_t port) {
+  const auto in_nets = [&](const std::vector<Prefix>& nets) {
+    return std::any_of(nets.begin(), nets.end(), [&](const auto& n) { return n.contains(ip); });
+  };
+  const auto in_ports = [&](const std::vector<PortRange>& ports) {
+    return std::any_of(ports.begin(), ports.end(), [&](const auto& r) { return r.first <= port && port <= r.last; });
+  };
+  if (!side.nets.empty() && !in_nets(side.nets)) return false;
+  if (in_nets(side.not_nets)) return false;
+  if (!side.ports.empty() && !in_ports(side.ports)) return false;
+  if (in_ports(side.not_ports)) return false;
+  return selected_address(p, side, rules_namespace, ip);
+}
+
+bool icmp_matches(const Icmp& want, const Icmp& have) {
+  return want.type == have.type && (!want.code || *want.code == have.code.value_or(0));
+}
+
+bool rule_matches(const Policies& p, const Rule& r, const std::string& rules_namespace, const Packet& packet) {
+  const Family family = packet.src.family();
+  if (r.ip_version && *r.ip_version != family) return false;
+  if (r.protocol && *r.protocol != packet.protocol) return false;
+  // ICMP is a protocol of IPv4 and ICMPv6 one of IPv6.
+  if (r.protocol == 1 && family != Family::v4) return false;
+  if (r.protocol == 58 && family != Family::v6) return false;
+  if (r.not_protocol && *r.not_protocol == packet.protocol) return false;
+  if (r.icmp && !icmp_matches(*r.icmp, packet.icmp)) return false;
+  if (r.not_icmp && icmp_matches(*r.not_icmp, packet.icmp)) return false;
+  return side_matches(p, r.source, rules_namespace, packet.src, packet.src_port) &&
+         side_matches(p, r.destination, rules_namespace, packet.dst, packet.dst_port);
+}
+
+struct Decision {
+  Action action = Action::pass;
+  std::size_t rule = 0;
+};
+
+/// The first rule that matches and decides; nothing: none did.
+std::optional<Decision> first_match(const Policies& p, const std::vector<Rule>& rules,
+                                    const std::string& rules_namespace, const Packet& packet, std::string_view where,
+                                    std::vector<std::string>& logged) {
+  for (std::size_t i = 0; i < rules.size(); ++i) {
+    if (!rule_matches(p, rules[i], rules_namespace, packet)) continue;
+    if (rules[i].action != Action::log) return Decision{rules[i].action, i + 1};
+    logged.push_back(fmt::format("{} rule {}", where, i + 1));
+  }
+  return {};
+}
+
+std::string title(const NetworkPolicy& policy) {
+  return policy.global ? policy.meta.name : fmt::format("{}/{}", policy.meta.ns, policy.meta.name);
+}
+
+}  // namespace
+
+Status Policies::update(std::string_view key, std::optional<std::string_view> value) {
+  const auto rk = parse_resource_key(key);
+  if (!rk) return {};
+  const std::string k(key);
+  if (rk->plural == "workloadendpoints" && !rk->ns.empty()) {
+    endpoints.erase(k);
+    if (!value) return {};
+    auto e = parse_workload_endpoint(*value);
+    if (!e) return tl::unexpected(e.error());
+    if (e->ip_networks.empty()) return {};  // being deleted
+    e->meta.ns = rk->ns;
+    endpoints[k] = std::move(*e);
+  } else if ((rk->plural == "networkpolicies" && !rk->ns.empty()) ||
+             (rk->plural == "globalnetworkpolicies" && rk->ns.empty())) {
+    policies.erase(k);
+    if (!value) return {};
+    auto policy = parse_network_policy(*value, rk->ns.empty());
+    if (!policy) return tl::unexpected(policy.error());
+    policy->meta.ns = rk->ns;
+    policy->meta.name = rk->name;
+    policies[k] = std::move(*policy);
+  }
+  return {};
+}
+
+Judgement judge(const Policies& p, const std::string& endpoint_key, Direction direction, const Packet& packet) {
+  Judgement j;
+  const auto at = p.endpoints.find(endpoint_key);
+  if (at == p.endpoints.end()) {
+    j.reason = "no such endpoint";
+    return j;
+  }
+  const WorkloadEndpoint& endpoint = at->second;
+  const Labels labels = labels_of(p, endpoint);
+  const bool ingress = direction == Direction::ingress;
+  const std::string_view way = ingress ? "ingress" : "egress";
+
+  std::map<std::string, std::vector<const NetworkPolicy*>> by_tier;
+  for (const auto& [key, policy] : p.policies) {
+    if (!selects(policy, endpoint, labels)) continue;
+    if (!policy.fault.empty()) {
+      j.reason = fmt::format("policy {} cannot be enforced: {}", title(policy), policy.fault);
+      return j;
+    }
+    if (ingress ? policy.ingress_type : policy.egress_type) by_tier[policy.tier].push_back(&policy);
+  }
+
+  // Known tiers before unknown ones, by order (none: last), then by name.
+  std::vector<std::string> tiers;
+  for (const auto& [name, policies] : by_tier) tiers.push_back(name);
+  const auto tier_of = [&](const std::string& name) {
+    const auto it = p.tiers.find(name);
+    return it == p.tiers.end() ? nullptr : &it->second;
+  };
+  const auto rank = [&](const std::string& name) {
+    const Tier* t = tier_of(name);
+    const auto order = t ? t->order : std::nullopt;
+    return std::tuple(!t, !order, order.value_or(0), name);
+  };
+  std::sort(tiers.begin(), tiers.end(), [&](const auto& a, const auto& b) { return rank(a) < rank(b); });
+
+  for (const auto& tier : tiers) {
+    auto& policies = by_tier.at(tier);
+    std::sort(policies.begin(), policies.end(), [](const auto* a, const auto* b) {
+      const auto key = [](const NetworkPolicy* x) {
+        return std::tuple(!x->order, x->order.value_or(0), x->meta.name, x->meta.ns);
+      };
+      return key(a) < key(b);
+    });
+    bool passed = false;
+    for (const auto* policy : policies) {
+      const auto where = fmt::format("policy {} {}", title(*policy), way);
+      const auto d =
+          first_match(p, ingress ? policy->ingress : policy->egress, policy->meta.ns, packet, where, j.logged);
+      if (!d) continue;
+      if (d->action == Action::pass) {
+        passed = true;
+        break;
+      }
+      j.allowed = d->action == Action::allow;
+      j.reason = fmt::format("{} rule {}", where, d->rule);
+      return j;
+    }
+    const Tier* t = tier_of(tier);
+    if (passed || (t && t->pass_at_the_end)) continue;
+    j.reason = fmt::format("default deny of tier {}, {}", tier, way);
+    return j;
+  }
+
+  for (const auto& name : endpoint.profiles) {
+    const auto it = p.profiles.find(name);
+    if (it == p.profiles.end()) continue;
+    const auto where = fmt::format("profile {} {}", name, way);
+    const auto d = first_match(p, ingress ? it->second.ingress : it->second.egress, "", packet, where, j.logged);
+    if (!d || d->action == Action::pass) continue;  // Pass ends this profile alone
+    j.allowed = d->action == Action::allow;
+    j.reason = fmt::format("{} rule {}", where, d->rule);
+    return j;
+  }
+  j.reason = fmt::format("no policy or profile allows {}", way);
+  return j;
+}
+
+Judgement evaluate(const Policies& p, const Packet& packet) {
+  const auto owner = [&](const Ip& ip) {
+    return std::find_if(p.endpoints.begin(), p.endpoints.end(),
+                        [&](const auto& x) { return has_address(x.second, ip); });
+  };
+  Judgement out{.allowed = true, .reason = "neither address is an endpoint's", .logged = {}};
+  const auto src = owner(packet.src);
+  const bool sent = src != p.endpoints.end();
+  if (sent) {
+    out = judge(p, src->first, Direction::egress, packet);
+    if (!out.allowed) return out;
+  }
+  if (const auto dst = owner(packet.dst); dst != p.endpoints.end()) {
+    auto in = judge(p, dst->first, Direction::ingress, packet);
+    in.logged.insert(in.logged.begin(), out.logged.begin(), out.logged.end());
+    if (in.allowed && sent) in.reason = fmt::format("{}; {}", out.reason, in.reason);
+    return in;
+  }
+  return out;
+}
+
+}  // namespace calico::model
