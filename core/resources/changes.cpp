@@ -5,6 +5,7 @@
 #include <boost/json.hpp>
 
 #include "core/model/keys.hpp"
+#include "core/resources/members.hpp"
 #include "core/resources/scalar.hpp"
 #include "core/resources/yaml.hpp"
 
@@ -16,17 +17,6 @@ using store::awaitable;
 using store::KeyValue;
 
 constexpr int kTries = 5;  // of a transaction that others were faster than
-
-const json::value& at(const json::object& o, std::string_view key) {
-  static const json::value none;
-  const auto* v = o.if_contains(json::string_view(key.data(), key.size()));
-  return v ? *v : none;
-}
-const json::object& object_at(const json::object& o, std::string_view key) {
-  static const json::object none;
-  const auto* v = at(o, key).if_object();
-  return v ? *v : none;
-}
 
 std::optional<json::object> parse_stored(const std::string& text) {
   json::error_code ec;
@@ -53,6 +43,16 @@ void fill_types(const Item& item, const json::object* stored, json::object& reso
   if (given(spec, "ingress") || !given(spec, "egress")) types.emplace_back("Ingress");
   if (given(spec, "egress")) types.emplace_back("Egress");
   spec["types"] = std::move(types);
+}
+
+/// What commands have noted on an object (`node drain`) is not a file's to take away by silence; `replace` is.
+void keep_own_annotations(const json::object& stored, json::object& meta) {
+  for (const auto& [name, value] : object_at(stored, "annotations")) {
+    if (!std::string_view(name).starts_with("calico-node/")) continue;
+    auto& annotations = meta["annotations"];
+    if (!annotations.is_object()) annotations = json::object();
+    if (!annotations.get_object().contains(name)) annotations.get_object()[name] = value;
+  }
 }
 
 struct Step {
@@ -110,6 +110,7 @@ Step plan(const Item& item, const KeyValue* kv, const ChangeOptions& o) {
   };
   keep("uid", o.make_uid ? o.make_uid() : std::string());
   keep("creationTimestamp", o.now);
+  if (o.verb == Verb::apply) keep_own_annotations(old_meta, meta);
   fill_types(item, stored ? &*stored : nullptr, wanted);
   wanted = ordered(*item.kind, wanted);
   if (stored && same_value(*stored, wanted)) return step;

@@ -9,6 +9,7 @@
 #include "core/model/keys.hpp"
 #include "core/model/resources.hpp"
 #include "core/resources/fields.hpp"
+#include "core/resources/members.hpp"
 #include "core/resources/scalar.hpp"
 
 namespace calico::resources {
@@ -17,20 +18,6 @@ namespace {
 namespace json = boost::json;
 using Names = std::span<const std::string_view>;
 
-const json::value& at(const json::object& o, std::string_view key) {
-  static const json::value none;
-  const auto* v = o.if_contains(json::string_view(key.data(), key.size()));
-  return v ? *v : none;
-}
-const json::object& object_at(const json::object& o, std::string_view key) {
-  static const json::object none;
-  const auto* v = at(o, key).if_object();
-  return v ? *v : none;
-}
-std::string text_at(const json::object& o, std::string_view key) {
-  const auto* s = at(o, key).if_string();
-  return s ? std::string(s->data(), s->size()) : std::string();
-}
 std::string name_of(const json::object& r) { return text_at(object_at(r, "metadata"), "name"); }
 
 // --- what the readers of our roles say

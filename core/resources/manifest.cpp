@@ -7,6 +7,7 @@
 
 #include "core/model/bgp_resources.hpp"
 #include "core/model/keys.hpp"
+#include "core/resources/members.hpp"
 #include "core/resources/scalar.hpp"
 #include "core/resources/yaml.hpp"
 
@@ -19,11 +20,6 @@ constexpr std::string_view kApiVersion = "projectcalico.org/v3";
 constexpr const char* kNameAnnotation = "projectcalico.org/metadata";
 constexpr std::size_t kMaxFaults = 1000;
 
-const json::value& at(const json::object& o, std::string_view key) {
-  static const json::value none;
-  const auto* v = o.if_contains(json::string_view(key.data(), key.size()));
-  return v ? *v : none;
-}
 std::string text_of(const json::value& v) {
   const auto* s = v.if_string();
   return s ? std::string(s->data(), s->size()) : std::string();

@@ -101,6 +101,20 @@ inline std::string policy(const std::string& name, const std::string& spec) {
          ", namespace: openstack}\nspec: " + spec + "\n";
 }
 
+TEST_P(Changes, ApplyKeepsWhatCommandsHaveNotedAndReplaceDoesNot) {
+  const std::string noted = R"(, annotations: {calico-node/drain: "yes", other: x})";
+  EXPECT_THAT(write(node("a", "{}", noted)), ElementsAre("created"));
+  const auto annotations = [&] { return get("Node", "", "a")->at("metadata").get_object()["annotations"]; };
+  EXPECT_THAT(write(node("a", "{bgp: {asNumber: 64512}}")), ElementsAre("updated"));
+  EXPECT_EQ(annotations(), json::parse(R"({"calico-node/drain":"yes"})")) << "a file that does not mention it";
+  EXPECT_THAT(write(node("a", "{bgp: {asNumber: 64512}}")), ElementsAre("unchanged"));
+  EXPECT_THAT(write(node("a", "{bgp: {asNumber: 64512}}", R"(, annotations: {calico-node/drain: "no"})")),
+              ElementsAre("updated"));
+  EXPECT_EQ(annotations(), json::parse(R"({"calico-node/drain":"no"})")) << "one that does";
+  EXPECT_THAT(write(node("a"), Verb::replace), ElementsAre("updated"));
+  EXPECT_TRUE(annotations().is_null());
+}
+
 TEST_P(Changes, ApplyMakesChangesAndLeavesAlone) {
   const auto before = revision();
   EXPECT_THAT(write(node("a") + node("b")), ElementsAre("created", "created"));
