@@ -143,16 +143,15 @@ Result<Token> make_token(Db& db, const Rules& rules, const std::string& name, st
 
 Result<std::vector<TokenRow>> tokens(Db& db, WallTime now) {
   std::vector<TokenRow> out;
-  auto q = db.query(
+  auto rows = db.query(
       "SELECT id, name, expires_s, used_by FROM membership_token WHERE expires_s > ?1 "
       "ORDER BY expires_s, id",
       seconds(now));
-  for (;;) {
-    auto row = q.next();
-    if (!row) return tl::unexpected(row.error());
-    if (!*row) return out;
+  auto s = store::each_row(std::move(rows), [&](const store::Query& q) {
     out.push_back({std::string(q.text(0)), std::string(q.text(1)), wall(q.integer(2)), std::string(q.text(3))});
-  }
+  });
+  if (!s) return tl::unexpected(s.error());
+  return out;
 }
 
 Status drop_token(Db& db, const std::string& id) {
@@ -261,28 +260,24 @@ Result<std::vector<std::string>> revoke(Db& db, const std::string& name, const s
 
 Result<std::vector<CertificateRow>> certificates(Db& db, WallTime now) {
   std::vector<CertificateRow> out;
-  auto q = db.query(
+  auto rows = db.query(
       "SELECT c.name, c.serial, c.not_before_s, c.not_after_s, r.serial IS NOT NULL FROM membership_certificate c "
       "LEFT JOIN membership_revoked r ON r.serial = c.serial WHERE c.not_after_s > ?1 ORDER BY c.name, c.not_after_s",
       seconds(now - kKeepEnded));
-  for (;;) {
-    auto row = q.next();
-    if (!row) return tl::unexpected(row.error());
-    if (!*row) return out;
+  auto s = store::each_row(std::move(rows), [&](const store::Query& q) {
     out.push_back(
         {std::string(q.text(0)), std::string(q.text(1)), wall(q.integer(2)), wall(q.integer(3)), q.integer(4) != 0});
-  }
+  });
+  if (!s) return tl::unexpected(s.error());
+  return out;
 }
 
 Result<std::set<std::string>> revoked_serials(Db& db) {
   std::set<std::string> out;
-  auto q = db.query("SELECT serial FROM membership_revoked");
-  for (;;) {
-    auto row = q.next();
-    if (!row) return tl::unexpected(row.error());
-    if (!*row) return out;
-    out.emplace(q.text(0));
-  }
+  auto s = store::each_row(db.query("SELECT serial FROM membership_revoked"),
+                           [&](const store::Query& q) { out.emplace(q.text(0)); });
+  if (!s) return tl::unexpected(s.error());
+  return out;
 }
 
 Status prune(Db& db, WallTime now) {

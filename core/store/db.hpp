@@ -104,6 +104,17 @@ class Query {
   std::optional<Error> error_;
 };
 
+/// Calls f(row) for every row.
+template <class F>
+[[nodiscard]] Status each_row(Query q, F&& f) {
+  for (;;) {
+    auto row = q.next();
+    if (!row) return tl::unexpected<Error>(row.error());
+    if (!*row) return {};
+    f(q);
+  }
+}
+
 /// One connection. Owns the handle and its statements.
 class Db {
  public:

@@ -67,16 +67,6 @@ Result<std::int64_t> meta(Db& db, std::string_view name) {
   return db.number("SELECT value FROM kv_meta WHERE name = ?1", name);
 }
 
-template <class F>
-Status each_row(Query q, F&& f) {
-  for (;;) {
-    auto row = q.next();
-    if (!row) return tl::unexpected<Error>(row.error());
-    if (!*row) return {};
-    f(q);
-  }
-}
-
 }  // namespace
 
 const Schema kKvSchema{"kv", kMigrations};
