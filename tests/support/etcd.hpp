@@ -2,7 +2,7 @@
 /// A real etcd for one test program: own data directory, loopback, ports the kernel gave; killed by its pid at the end.
 /// Machines without /usr/bin/etcd skip aloud:
 ///
-///   if (!test::Etcd::installed()) GTEST_SKIP() << "etcd is not installed (etcd-server)";
+///   if (!test::Etcd::installed()) GTEST_SKIP() << "SKIPPED: etcd is not installed (etcd-server)";
 ///   test::Etcd etcd;                       // or Etcd({.ca_file = …, .cert_file = …, .key_file = …}): mutual TLS
 ///   ASSERT_TRUE(etcd.running()) << etcd.log();
 ///   use(etcd.endpoint());                  // "http://127.0.0.1:40123"

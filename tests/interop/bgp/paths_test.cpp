@@ -127,15 +127,18 @@ TEST_P(AddPathTest, TheDaemonKeepsEveryPathWhileWeRestart) {
 class AddPathReflectorTest : public AddPathTest {
  protected:
   DaemonKind reflector() const override { return kind(); }
+  void start_with_three_clients() {
+    reflector_->routes = shared(1, kind());
+    join_with_shared(DaemonKind::ours, 2, true);
+    join_with_shared(DaemonKind::ours, 3, false);
+    join_with_shared(DaemonKind::bird2, 4, false);
+    start_all();
+    expect_paths();
+  }
 };
 
 TEST_P(AddPathReflectorTest, WeHoldEveryPathTheDaemonReflects) {
-  reflector_->routes = shared(1, kind());
-  join_with_shared(DaemonKind::ours, 2, true);
-  join_with_shared(DaemonKind::ours, 3, false);
-  join_with_shared(DaemonKind::bird2, 4, false);
-  start_all();
-  expect_paths();
+  start_with_three_clients();
   ASSERT_FALSE(HasFailure());
   EXPECT_EQ(lab_->at(2).paths().at("10.101.0.1/32").size(), 3U);
   EXPECT_EQ(lab_->at(3).paths().at("10.101.0.1/32").size(), 1U);
@@ -145,12 +148,7 @@ TEST_P(AddPathReflectorTest, WeHoldEveryPathTheDaemonReflects) {
 }
 
 TEST_P(AddPathReflectorTest, WeKeepEveryPathWhileTheDaemonRestarts) {
-  reflector_->routes = shared(1, kind());
-  join_with_shared(DaemonKind::ours, 2, true);
-  join_with_shared(DaemonKind::ours, 3, false);
-  join_with_shared(DaemonKind::bird2, 4, false);
-  start_all();
-  expect_paths();
+  start_with_three_clients();
   ASSERT_FALSE(HasFailure());
   reflector_->kill();
   ASSERT_TRUE(eventually("our loss of the session", [&] { return !up_at(2) && !up_at(3); }));

@@ -18,7 +18,7 @@ namespace {
 
 struct ProbeTest : testing::Test {
   void SetUp() override {
-    if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+    if (::geteuid() != 0) GTEST_SKIP() << "SKIPPED: needs root";
     Options o;
     o.name = fmt::format("p{}", ::getpid());
     o.network_only = true;

@@ -493,7 +493,7 @@ TEST_F(BirdcTest, BirdsOwnClientsUnderstandUs) {
     EXPECT_THAT(birdc("-r", "disable border-2").output, HasSubstr("Access denied"));
     EXPECT_TRUE(speakers_[0]->established(2));
   }
-  if (missing == 3) GTEST_SKIP() << "no birdc of BIRD is here";
+  if (missing == 3) GTEST_SKIP() << "SKIPPED: no birdc of BIRD is here";
 }
 
 TEST_F(BirdcTest, ALongTableArrivesWhole) {

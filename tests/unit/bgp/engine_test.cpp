@@ -375,7 +375,7 @@ TEST_F(SpeakersTest, PasswordMustMatch) {
   auto pa = a.peer(2), pb = b.peer(1);
   pa.password = pb.password = "a secret";
   ASSERT_TRUE(a.peers({pa}));
-  if (a.saw(PeerEvent::Kind::refused, "no TCP MD5")) GTEST_SKIP() << "this kernel has no TCP MD5";
+  if (a.saw(PeerEvent::Kind::refused, "no TCP MD5")) GTEST_SKIP() << "SKIPPED: this kernel has no TCP MD5";
   ASSERT_TRUE(b.peers({pb}));
   ASSERT_TRUE(wait_for("session with password", [&] { return a.established(2); }));
   EXPECT_EQ(a.status(2)->config.password, "[secret]");

@@ -28,7 +28,7 @@ class BgpVectors : public testing::Test {
     const char* folder = std::getenv("CALICO_BGP_VECTORS");
     if (folder == nullptr || *folder == '\0') {
       std::printf("skipped: CALICO_BGP_VECTORS names no folder with recorded messages\n");
-      GTEST_SKIP() << "CALICO_BGP_VECTORS is not set";
+      GTEST_SKIP() << "SKIPPED: CALICO_BGP_VECTORS is not set";
     }
     folder_ = folder;
     ASSERT_TRUE(std::filesystem::is_directory(folder_)) << folder_;

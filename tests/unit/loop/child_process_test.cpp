@@ -9,6 +9,7 @@
 #include <future>
 
 #include "core/loop/loop.hpp"
+#include "tests/support/wait.hpp"
 
 namespace calico {
 namespace {
@@ -91,7 +92,8 @@ TEST_F(ChildProcessTest, AStrayIsOnlyEndedWhenItIsOurs) {
   const pid_t pid = (*child)->pid();
   EXPECT_FALSE(end_stray_process(pid, "601", 1s));
   EXPECT_TRUE(loop_.call([&] { return (*child)->running(); }));
-  EXPECT_TRUE(end_stray_process(pid, "600", 1s));
+  // A moment after its exec the kernel shows no command line of it yet.
+  EXPECT_TRUE(test::eventually("its end by us", [&] { return end_stray_process(pid, "600", 1s); }));
   EXPECT_EQ(end(), "killed by signal 15");
   loop_.call([&] { child->reset(); });
 }

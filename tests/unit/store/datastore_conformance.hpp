@@ -40,7 +40,7 @@ class DatastoreConformance : public testing::TestWithParam<DatastoreParam> {
     runner_ = nullptr;
   }
   void SetUp() override {
-    if (!GetParam().skip.empty()) GTEST_SKIP() << GetParam().skip;
+    if (!GetParam().skip.empty()) GTEST_SKIP() << "SKIPPED: " << GetParam().skip;
     if (!runner_) runner_ = new test::LoopRunner;
     auto& slot = backends()[GetParam().name];
     if (!slot) slot = GetParam().make(runner_->loop());

@@ -187,7 +187,7 @@ class SmallFileSystem : public DiskTest {
     // Before the loop and the datastore have threads: theirs follow the one that makes them.
     if (::unshare(CLONE_NEWNS) != 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
         ::mount("tmpfs", dir_.path().c_str(), "tmpfs", 0, "size=8m,mode=0700") != 0)
-      GTEST_SKIP() << "no mount namespace of its own: " << std::strerror(errno);
+      GTEST_SKIP() << "SKIPPED: no mount namespace of its own: " << std::strerror(errno);
     mounted_ = true;
   }
   void TearDown() override {

@@ -22,7 +22,7 @@ class RealStore : public testing::TestWithParam<Param> {
  protected:
   void SetUp() override {
     backend_ = GetParam().make();
-    if (!backend_) GTEST_SKIP() << GetParam().name << " is not installed (etcd-server)";
+    if (!backend_) GTEST_SKIP() << "SKIPPED: " << GetParam().name << " is not installed (etcd-server)";
     store_ = std::make_unique<test::Client>(backend_->datastore());
   }
   void TearDown() override { service_.reset(); }
