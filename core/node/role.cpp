@@ -1,6 +1,7 @@
 // `calico-node role`: which modules, which configuration, then Runtime.
 #include <unistd.h>
 
+#include <filesystem>
 #include <set>
 
 #include "core/bgp/speaker_settings.hpp"
@@ -77,13 +78,20 @@ const module::Loaded* find_module(const module::Scan& found, const std::string& 
   return nullptr;
 }
 
-/// `installed`: the roles all of whose modules are there; compute contains felix.
-std::vector<std::string> installed_roles(const module::Scan& found) {
+/// `installed`: the roles the packages have marked in roles.d beside the modules; where there is none (a build tree),
+/// those all of whose modules are there. compute contains felix.
+std::vector<std::string> installed_roles(const module::Scan& found, const std::string& module_folder) {
+  namespace fs = std::filesystem;
+  std::error_code ec;
+  const auto marks = fs::path(module_folder).parent_path() / "roles.d";
+  const bool marked = fs::is_directory(marks, ec);
   std::vector<std::string> out;
   for (const auto& r : kRoles) {
+    if (marked && !fs::exists(marks / r.name, ec)) continue;
     bool all = true;
     for (const auto& m : split(r.modules)) all = all && find_module(found, m);
-    if (all) out.emplace_back(r.name);
+    // A mark without its modules is a broken installation: the role is named, and what is missing with it.
+    if (all || marked) out.emplace_back(r.name);
   }
   if (std::find(out.begin(), out.end(), "compute") != out.end()) std::erase(out, "felix");
   return out;
@@ -124,7 +132,8 @@ int role_main(const Invocation& in) {
   }
 
   const auto found = module::scan(in.module_folder);
-  auto roles = options->roles == std::vector<std::string>{"installed"} ? installed_roles(found) : options->roles;
+  auto roles = options->roles == std::vector<std::string>{"installed"} ? installed_roles(found, in.module_folder)
+                                                                       : options->roles;
   if (roles.empty()) {
     fmt::print(stderr,
                "calico-node role: no role is installed in {}: install calico-node-compute, -controller, "
@@ -171,6 +180,7 @@ int role_main(const Invocation& in) {
 
   options->sources.host_name = host_name();
   options->sources.environment = config::process_environment();
+  const bool controller = std::find(roles.begin(), roles.end(), "controller") != roles.end();
   const auto reload = [&] {
     auto loaded = config::load(schema, options->sources);
     if (loaded.faults.empty()) {
@@ -178,6 +188,10 @@ int role_main(const Invocation& in) {
       bgp::check_bgp(loaded.config, loaded.faults);
       for (const auto& m : modules)
         if (m.table->check) m.table->check(loaded.config, loaded.faults);
+      if (!controller && !loaded.config.is_set("datastore.endpoints"))
+        loaded.faults.push_back({loaded.config.where("datastore.endpoints"), "datastore.endpoints",
+                                 "empty, and this host is no controller: calico-node join URL --token T, or set it to "
+                                 "https://CONTROLLER:2379"});
     }
     return loaded;
   };
