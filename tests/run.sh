@@ -55,6 +55,12 @@ build fuzz calico-fuzz "-DCALICO_FUZZ_SECONDS=$seconds" || exit $?
 say "fuzz targets, $seconds s each"
 ctest --test-dir build/fuzz --output-on-failure -L fuzz -j "$(nproc)" || rc=1
 if [ $long = yes ]; then
+  say "packages, in containers"
+  # shellcheck disable=SC2086
+  install_packages $package_packages || rc=1
+  mkdir -p build
+  deb/build.sh >build/deb.log 2>&1 || { rc=1; tail -20 build/deb.log >&2; }
+  for t in install cloud; do "tests/packages/${t}_test.sh" || rc=1; done
   say "benchmarks and long tests"
   ctest --test-dir build/release --output-on-failure -L long || rc=1
   for bench in build/release/bench/*; do
