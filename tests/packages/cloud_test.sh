@@ -77,7 +77,7 @@ none_lost() {
     sent=${line%% *}
     received=$(echo "$line" | sed 's/.*, \([0-9]*\) received.*/\1/')
     # The last one may be on its way.
-    [ "${received:-0}" -ge $((${sent:-1} - 1)) ] && [ "${sent:-0}" -gt 50 ] || lost=yes
+    [ "${received:-0}" -ge $((${sent:-1} - 1)) ] && [ "${sent:-0}" -gt 10 ] || lost=yes
   done
   [ $lost = no ]
 }
