@@ -194,6 +194,7 @@ class Connection final : public Transport, public std::enable_shared_from_this<C
   awaitable<Result<std::size_t>> read_some(char* data, std::size_t n, Duration timeout) override {
     auto self = shared_from_this();
     if (closed_) co_return fail(Errc::closed, "connection closed");
+    if (ended_) co_return std::size_t{0};
     Deadline deadline(*this, read_, timeout);
     error_code ec;
     std::size_t got = 0;
@@ -205,7 +206,11 @@ class Connection final : public Transport, public std::enable_shared_from_this<C
     }
     if (!ec || got > 0) co_return got;
     // A missing close_notify is an end too: HTTP's own framing tells whether the message was complete.
-    if (ec == asio::error::eof || ec == ssl::error::stream_truncated) co_return std::size_t{0};
+    if (ec == asio::error::eof || ec == ssl::error::stream_truncated) {
+      // Remembered: the next read would wait for an event that an edge-triggered reactor never sends.
+      ended_ = true;
+      co_return std::size_t{0};
+    }
     co_return failure(ec, deadline.expired());
   }
 
@@ -366,6 +371,7 @@ class Connection final : public Transport, public std::enable_shared_from_this<C
   Timed write_;
   Peer peer_;
   bool closed_ = false;
+  bool ended_ = false;  ///< the peer has ended its half
 };
 
 /// The addresses of a name; one for a literal address or a unix path.

@@ -314,6 +314,21 @@ TEST(HttpServer, MalformedRequestsAreRefused) {
   EXPECT_EQ(f.get(f.client(), "/echo")->status, 200U);
 }
 
+/// Its end arrives while the server waits for the body: the stream that answers must still hear of it.
+TEST(HttpServer, APeerThatEndsInsideItsBodyEndsTheStreamThatAnswers) {
+  Fixture f;
+  RawSocket raw(f.at());
+  ASSERT_TRUE(raw.connected());
+  raw.send("POST /json-stream HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+  // One loop serves both: when this one is answered, the other one waits.
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(f.get(f.client(), "/echo")->status, 200U);
+  ::shutdown(raw.fd(), SHUT_WR);
+  const auto text = raw.receive();
+  EXPECT_NE(text.find("got nothing"), std::string::npos) << text;
+  EXPECT_EQ(text.find("<timeout>"), std::string::npos) << text;
+  EXPECT_TRUE(test::eventually("the stream's end", [&] { return f.running == 0; }));
+}
+
 TEST(HttpServer, ChangedBytesNeverHurt) {
   Fixture f({.body_bytes = 10'000, .request_timeout = 2s, .idle_timeout = 2s});
   const std::string seeds[] = {
