@@ -463,9 +463,7 @@ TEST_F(SpeakersTest, APeerThatTakesSeveralPathsGetsThemAll) {
   to_rr.add_path_receive = true;
   ASSERT_TRUE(all.peers({to_rr}));
   ASSERT_TRUE(one.peers({one.peer(3)}));
-  const auto paths = [](Speaker& s) {
-    return s.in_loop([](Engine& e) { return e.routes({}); }).size();
-  };
+  const auto paths = [](Speaker& s) { return s.in_loop([](Engine& e) { return e.routes({}); }).size(); };
   ASSERT_TRUE(wait_for("two paths", [&] { return paths(all) == 2; }));
   ASSERT_TRUE(wait_for("one path", [&] { return paths(one) == 1; }));
   EXPECT_TRUE(stays([&] { return paths(one) == 1; }, 100ms));

@@ -76,7 +76,8 @@ TEST_F(GatewayRights, AWriteCarriesTheNameOfItsCertificate) {
 
 // The same requests, once as a node (token or certificate) and once as nobody.
 TEST_F(GatewayRights, AreAnsweredAsByEtcd) {
-  if (!test::Etcd::installed()) GTEST_SKIP() << "SKIPPED: etcd is not installed (package etcd-server): parity not tested";
+  if (!test::Etcd::installed())
+    GTEST_SKIP() << "SKIPPED: etcd is not installed (package etcd-server): parity not tested";
   test::Etcd etcd;
   ASSERT_TRUE(etcd.running()) << etcd.log();
   Peer theirs(runner_, *http::Endpoint::parse(etcd.endpoint()));

@@ -11,7 +11,8 @@ namespace {
 class GatewayParity : public testing::Test {
  protected:
   void SetUp() override {
-    if (!test::Etcd::installed()) GTEST_SKIP() << "SKIPPED: etcd is not installed (package etcd-server): parity not tested";
+    if (!test::Etcd::installed())
+      GTEST_SKIP() << "SKIPPED: etcd is not installed (package etcd-server): parity not tested";
     etcd_ = std::make_unique<test::Etcd>();
     ASSERT_TRUE(etcd_->running()) << etcd_->log();
     ours_ = std::make_unique<Embedded>(runner_.loop());

@@ -275,7 +275,7 @@ class FakeDatastore final : public store::Datastore {
     }
 
    private:
-      FakeDatastore& owner_;
+    FakeDatastore& owner_;
     std::shared_ptr<WatchState> s_;
   };
 
