@@ -31,12 +31,12 @@ RulesetDelta Compiler::Impl::flush() {
   for (const auto id : std::exchange(dirty_sets, {}))
     if (auto it = selector_sets.find(id); it != selector_sets.end()) settle(it->second);
   for (const auto id : std::exchange(first_or_last, {}))
-    if (auto it = policies.find(id); it != policies.end() && it->second.active == selected.items_of(id).empty())
+    if (auto it = policies.find(id); it != policies.end() && it->second.active != wanted(it->second))
       dirty_policies.insert(id);
   for (const auto id : std::exchange(dirty_policies, {})) {
     auto it = policies.find(id);
     if (it == policies.end()) continue;
-    it->second.active = !selected.items_of(id).empty();
+    it->second.active = wanted(it->second);
     compile(it->second);
   }
   for (const auto id : std::exchange(dirty_endpoints, {}))
@@ -130,15 +130,12 @@ void Compiler::Impl::update_endpoint(const ResourceKey& rk, const std::string& k
   e.fault = wep ? "" : wep.error().what;
 
   // Members first change under the old labels' matches, then the labels move.
-  const auto nets = wep ? wep->ip_networks : std::vector<Prefix>{};
-  set_nets(e, nets);
+  set_member(e.id, wep ? Member{wep->ip_networks, wep->ports} : Member{});
   Labels labels = wep ? wep->meta.labels : Labels{};
   // The namespace is the key's, whatever the labels say: policies of one namespace never reach into another.
   labels[std::string(kLabelNamespace)] = rk.ns;
-  std::erase_if(labels, [](const auto& l) { return l.first.starts_with("pcns.") || l.first.starts_with("pcsa."); });
-  members.set_item(e.id, labels);
+  set_labels(e.id, std::move(labels), wep ? wep->profiles : std::vector<std::string>{});
   if (!e.local) return;
-  selected.set_item(e.id, std::move(labels));
   e.wep = wep ? std::move(*wep) : WorkloadEndpoint{};
   claim_interface(e, e.fault.empty() ? e.wep.interface_name : interface_of_port(e.name.endpoint));
   dirty_endpoints.insert(e.id);
@@ -148,10 +145,8 @@ void Compiler::Impl::remove_endpoint(const std::string& key) {
   auto it = endpoint_ids.find(key);
   if (it == endpoint_ids.end()) return;
   Endpoint& e = endpoints.at(it->second);
-  set_nets(e, {});
-  members.remove_item(e.id);
+  forget_item(e.id);
   if (e.local) {
-    selected.remove_item(e.id);
     claim_interface(e, "");
     put_plan(e, std::nullopt);
     leave_class(e);
@@ -163,15 +158,67 @@ void Compiler::Impl::remove_endpoint(const std::string& key) {
   endpoints.erase(id);
 }
 
-void Compiler::Impl::set_nets(Endpoint& e, const std::vector<Prefix>& nets) {
-  if (e.nets == nets) return;
-  const auto& sets = members.selectors_of(e.id);
-  for (const auto sid : sets) {
+void Compiler::Impl::set_member(Id id, Member m) {
+  auto& have = member_of[id];
+  if (have == m) return;
+  for (const auto sid : members.selectors_of(id)) {
     auto& s = selector_sets.at(sid);
-    for (const auto& n : nets) add_member(s, n);
-    for (const auto& n : e.nets) drop_member(s, n);
+    contribute(s, m, true);
+    contribute(s, have, false);
   }
-  e.nets = nets;
+  have = std::move(m);
+}
+
+void Compiler::Impl::forget_item(Id id) {
+  set_member(id, {});
+  disinherit(id);
+  members.remove_item(id);
+  if (locals.contains(id)) selected.remove_item(id);
+  member_of.erase(id);
+}
+
+void Compiler::Impl::set_labels(Id id, Labels own, std::vector<std::string> inherited_from) {
+  // What stands for namespaces and service accounts comes from their profiles only.
+  std::erase_if(own, [](const auto& l) { return l.first.starts_with("pcns.") || l.first.starts_with("pcsa."); });
+  if (const auto it = heirs.find(id); it != heirs.end() && it->second.profiles != inherited_from) disinherit(id);
+  if (inherited_from.empty()) return file(id, std::move(own));
+  const auto [it, fresh] = heirs.try_emplace(id);
+  it->second = {std::move(own), std::move(inherited_from)};
+  if (fresh)
+    for (const auto& name : it->second.profiles) {
+      auto& p = profiles[name];
+      if (!p.heirs.insert(id).second) continue;  // named twice
+      if (locals.contains(id) && p.local++ == 0 && p.policy != 0) first_or_last.insert(p.policy);
+    }
+  file(id, inherited(it->second));
+}
+
+void Compiler::Impl::disinherit(Id id) {
+  const auto it = heirs.find(id);
+  if (it == heirs.end()) return;
+  for (const auto& name : it->second.profiles) {
+    const auto at = profiles.find(name);
+    if (at == profiles.end()) continue;
+    auto& p = at->second;
+    if (!p.heirs.erase(id)) continue;
+    if (locals.contains(id) && --p.local == 0 && p.policy != 0) first_or_last.insert(p.policy);
+    if (!p.present && p.heirs.empty()) profiles.erase(at);
+  }
+  heirs.erase(it);
+}
+
+/// The item's own labels win, then those of the profile named first.
+Labels Compiler::Impl::inherited(const Heir& heir) const {
+  Labels labels = heir.own;
+  for (const auto& name : heir.profiles)
+    if (const auto it = profiles.find(name); it != profiles.end())
+      for (const auto& [label, value] : it->second.labels) labels.try_emplace(label, value);
+  return labels;
+}
+
+void Compiler::Impl::file(Id id, Labels labels) {
+  if (locals.contains(id)) selected.set_item(id, labels);
+  members.set_item(id, std::move(labels));
 }
 
 void Compiler::Impl::claim_interface(Endpoint& e, const std::string& name) {
@@ -188,6 +235,32 @@ void Compiler::Impl::claim_interface(Endpoint& e, const std::string& name) {
   auto& all = claims[name];
   all.insert(mine);
   for (const auto& [w, p, id] : all) dirty_endpoints.insert(id);
+}
+
+// --- network sets ---------------------------------------------------------------------------------------------------
+
+void Compiler::Impl::update_network_set(const ResourceKey& rk, const std::string& key,
+                                        std::optional<std::string_view> value) {
+  faults.erase(key);
+  auto it = network_set_ids.find(key);
+  if (!value) {
+    if (it == network_set_ids.end()) return;
+    forget_item(it->second);
+    network_set_ids.erase(it);
+    return;
+  }
+  auto set = parse_network_set(*value);
+  if (!set) {
+    faults[key] = set.error().what;  // what it was stays: without it a rule that denies would open
+    return;
+  }
+  if (it == network_set_ids.end()) it = network_set_ids.emplace(key, next_id++).first;
+  set_member(it->second, {set->nets, {}});
+  auto labels = std::move(set->labels);
+  labels.erase(std::string(kLabelNamespace));
+  if (rk.ns.empty()) return set_labels(it->second, std::move(labels), {});
+  labels[std::string(kLabelNamespace)] = rk.ns;
+  set_labels(it->second, std::move(labels), {"kns." + rk.ns});
 }
 
 // --- nodes ----------------------------------------------------------------------------------------------------------
@@ -232,7 +305,7 @@ void Compiler::Impl::guard(const Ip& ip, bool on) {
       on ? add_element(set, e) : drop_element(set, e);
     }
   for (const auto id : locals)
-    for (const auto& n : endpoints.at(id).nets)
+    for (const auto& n : member_of.at(id).nets)
       if (n.contains(ip)) dirty_endpoints.insert(id);
 }
 
@@ -258,6 +331,12 @@ void Compiler::update(std::string_view key, std::optional<std::string_view> valu
     impl_->update_policy(*rk, k, value, false);
   else if (rk->plural == "globalnetworkpolicies" && rk->ns.empty())
     impl_->update_policy(*rk, k, value, true);
+  else if ((rk->plural == "networksets" && !rk->ns.empty()) || (rk->plural == "globalnetworksets" && rk->ns.empty()))
+    impl_->update_network_set(*rk, k, value);
+  else if (rk->plural == "tiers" && rk->ns.empty())
+    impl_->update_tier(rk->name, k, value);
+  else if (rk->plural == "profiles" && rk->ns.empty())
+    impl_->update_profile(rk->name, k, value);
   else if (rk->plural == "nodes" && rk->ns.empty())
     impl_->update_node(k, value);
 }
@@ -281,8 +360,10 @@ Compiler::Counts Compiler::counts() const {
   Counts c;
   c.endpoints = impl_->endpoints.size();
   for (const auto& [id, e] : impl_->endpoints) c.local_endpoints += e.local;
-  c.policies = impl_->policies.size();
-  for (const auto& [id, p] : impl_->policies) c.active_policies += p.active;
+  for (const auto& [id, p] : impl_->policies) {
+    c.policies += !p.profile;
+    c.active_policies += p.active && !p.profile;
+  }
   c.classes = impl_->classes.size();
   c.selector_sets = impl_->selector_sets.size();
   c.nodes = impl_->node_addresses.size() - impl_->node_addresses.count("");

@@ -8,11 +8,13 @@
 ///
 /// The Ruleset depends on the current keys only, never on their order or history (one exception: two classes whose
 /// names hash alike take their groups in order of arrival; both work). Keys it reads: workload endpoints, network
-/// policies, global network policies, nodes; others are ignored.
+/// policies, global network policies, tiers, profiles, network sets of both kinds, nodes; others are ignored.
 ///
 /// What is wrong in a value is kept in faults() and closes the endpoints concerned, nobody else's: a bad endpoint
 /// becomes a plan without addresses, a bad policy closes the endpoints its selector matches. A policy whose selector
-/// cannot be read counts as absent, unless a former version could be read: then that one's endpoints are closed.
+/// cannot be read counts as absent, unless a former version could be read: then that one's endpoints are closed. A
+/// profile that is missing or cannot be read refuses what reaches it; a tier or network set that cannot be read stays
+/// what it was.
 ///
 /// Thread: the owner's loop. Owns: copies. Errors: none; see faults().
 #include <map>

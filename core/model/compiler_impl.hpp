@@ -1,7 +1,8 @@
 #pragma once
 /// The inside of Compiler. Private to core/model.
-/// Parts: compiler.cpp (what the keys say: endpoints, nodes; the ruleset and its delta; the order of a flush),
-/// compiler_policies.cpp (policies as chains, the sets they share), compiler_plans.cpp (what each local endpoint gets,
+/// Parts: compiler.cpp (what the keys say: endpoints, network sets, nodes; the ruleset and its delta; the order of a
+/// flush), compiler_policies.cpp (policies, tiers and profiles), compiler_rules.cpp (their rules as chains),
+/// compiler_sets.cpp (the sets they share), compiler_plans.cpp (what each local endpoint gets,
 /// and the classes of endpoints with the same policies).
 ///
 /// Every stage of flush() marks only what the next has to look at: the dirty_* sets.
@@ -12,6 +13,7 @@
 #include <string_view>
 #include <tuple>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -33,10 +35,22 @@ struct Compiler::Impl {
     bool local = false;
     std::string fault;
     WorkloadEndpoint wep;        // local and readable
-    std::vector<Prefix> nets;    // what it adds to sets of selectors
     std::set<Id> policies;       // that select it; local only
     std::string interface_name;  // that it asks for; local only
     std::string class_key;
+  };
+
+  /// What an endpoint or a network set adds to the sets of the selectors that match it. Its id is the one in the index
+  /// `members`.
+  struct Member {
+    std::vector<Prefix> nets;
+    std::vector<NamedPort> ports;
+    bool operator==(const Member&) const = default;
+  };
+  /// An endpoint or network set whose labels depend on profiles.
+  struct Heir {
+    Labels own;
+    std::vector<std::string> profiles;
   };
 
   /// A set something of a policy refers to.
@@ -46,41 +60,80 @@ struct Compiler::Impl {
     std::string name;  // shared set
   };
 
+  /// One direction of a policy or profile. Rules with Pass have no chain of their own: the classes copy them, because
+  /// only they know what follows the tier.
+  struct Half {
+    std::string chain;
+    bool has_chain = false;
+    ChainRules passing;  // with Verdict::pass among them
+  };
+
+  /// A network policy, or a profile (which no selector selects, but the endpoints that name it).
   struct Policy {
     Id id = 0;
     std::string key;
     std::string title;  // "<ns>/<name>"
+    bool profile = false;
     NetworkPolicy body;
     Selector selector;
     bool active = false;
     std::vector<Use> uses;
-    bool has_in = false;  // its chain of this direction holds something
-    bool has_out = false;
-    std::string chain_in, chain_out;
+    Half in, out;
 
     auto rank() const {
       return std::tuple(!body.order.has_value(), body.order.value_or(0), body.meta.name, body.meta.ns, key);
     }
   };
 
-  /// Addresses of the endpoints a selector matches, of one family.
+  /// By name; here as long as the resource is there or somebody names it.
+  struct ProfileState {
+    bool present = false;
+    Labels labels;
+    Id policy = 0;  // its rules; 0 when not present
+    std::unordered_set<Id> heirs;
+    int local = 0;  // of them, endpoints of this host
+  };
+
+  struct PortOfName {
+    std::uint8_t protocol = 0;
+    std::string name;
+  };
+
+  /// Addresses of the endpoints a selector matches, of one family; or their addresses with the port of a name.
   struct SelectorSet {
     Id id = 0;
     Selector selector;
     Family family = Family::v4;
+    std::optional<PortOfName> port;
     std::string base;  // name without the suffix of the block kind
     std::string name;
     int refs = 0;
     std::map<Prefix, int> members;
+    std::map<Element, int> port_members;
     std::size_t blocks = 0;  // members that are more than one address
     bool with_blocks = false;
     bool live = false;  // its elements are in the ruleset
   };
 
+  /// Policies of one tier, in the order they are asked.
+  struct TierPart {
+    std::string name;
+    bool pass_at_the_end = false;
+    std::vector<std::string> policies;  // keys
+  };
+  /// What an endpoint is asked; equal for all endpoints of a class.
+  struct Questions {
+    std::vector<TierPart> tiers;
+    std::vector<std::string> profiles;
+    /// "" when there is nothing to ask.
+    std::string key() const;
+  };
   struct Class {
-    std::vector<std::string> policies;  // keys, in the order they are asked
+    Questions questions;
     std::uint32_t group = 0;
     int refs = 0;
+    int chains_in = 0;  // how many of them are written
+    int chains_out = 0;
   };
 
   using SetElement = std::pair<std::string, Element>;
@@ -100,7 +153,14 @@ struct Compiler::Impl {
   // compiler.cpp: endpoints
   void update_endpoint(const ResourceKey& rk, const std::string& key, std::optional<std::string_view> value);
   void remove_endpoint(const std::string& key);
-  void set_nets(Endpoint& e, const std::vector<Prefix>& nets);
+  void set_member(Id id, Member m);
+  void set_labels(Id id, Labels own, std::vector<std::string> inherited_from);
+  void disinherit(Id id);
+  void forget_item(Id id);
+  /// The item's labels, its own and what profiles give, into the indexes.
+  void file(Id id, Labels labels);
+  Labels inherited(const Heir& heir) const;
+  void update_network_set(const ResourceKey& rk, const std::string& key, std::optional<std::string_view> value);
   void claim_interface(Endpoint& e, const std::string& name);
 
   // compiler.cpp: nodes
@@ -111,15 +171,25 @@ struct Compiler::Impl {
 
   // compiler_policies.cpp: policies
   void update_policy(const ResourceKey& rk, const std::string& key, std::optional<std::string_view> value, bool global);
+  void update_tier(const std::string& name, const std::string& key, std::optional<std::string_view> value);
+  void update_profile(const std::string& name, const std::string& key, std::optional<std::string_view> value);
+  void forget_profile(const std::string& name);
+  Policy& new_policy(const std::string& key, const std::string& title, const std::string& folder);
+  /// No, as long as no local endpoint asks it.
+  bool wanted(const Policy& p) const;
+  void touch_classes_of(const std::string& policy_or_profile_key);
   void on_selected(Id policy, Id endpoint, bool matches);
   static Selector namespace_selector(const std::string& text);
   /// One policy as rules of both directions, its sets acquired.
   void compile(Policy& p);
   void deactivate(Policy& p);
+  /// Returns whether the classes that ask the policy have to be written again.
+  bool put_half(Half& h, ChainRules rules);
   void compile_rule(Policy& p, const Rule& r, ChainRules& out, std::vector<Use>& uses);
-  /// False: nothing can match in this family.
-  bool compile_side(Policy& p, const EntityRule& e, std::optional<Family> family, MatchRule::Side& out,
-                    std::vector<Use>& uses);
+  /// What one side of a rule asks, as alternatives (numbers of ports, or a name); none: nothing can match.
+  std::vector<MatchRule::Side> compile_side(Policy& p, const Rule& r, const EntityRule& e, std::optional<Family> family,
+                                            std::vector<Use>& uses);
+  static bool needs_family(const EntityRule& e);
   static Selector negated(const std::string& text);
 
   // compiler_policies.cpp: sets that policies share
@@ -127,9 +197,11 @@ struct Compiler::Impl {
   static std::string short_hash(std::string_view text);
   std::string net_set(const std::vector<Prefix>& nets, std::vector<Use>& uses);
   std::string port_set(const std::vector<PortRange>& ports, std::vector<Use>& uses);
-  std::string selector_set(const Selector& selector, Family family, std::vector<Use>& uses);
+  std::string selector_set(const Selector& selector, Family family, std::vector<Use>& uses,
+                           std::optional<PortOfName> port = {});
   void release(const Use& u);
   void on_member(Id set, Id endpoint, bool matches);
+  void contribute(SelectorSet& s, const Member& m, bool add);
   void add_member(SelectorSet& s, const Prefix& net);
   void drop_member(SelectorSet& s, const Prefix& net);
   /// Brings a set's kind and elements to its members. A set that gains its first block, or loses its last, changes
@@ -139,14 +211,23 @@ struct Compiler::Impl {
   // compiler_plans.cpp: plans
   void plan(Endpoint& e);
   void plan_nets(const Endpoint& e, EndpointPlan& p);
+  Questions questions_of(const Endpoint& e) const;
+  auto tier_rank(const std::string& name) const {
+    const auto it = tiers.find(name);
+    const bool known = it != tiers.end();
+    const auto order = known ? it->second.order : std::nullopt;
+    return std::tuple(!known, !order, order.value_or(0), name);
+  }
   static std::vector<SetElement> sources(const EndpointPlan& p);
   void put_plan(Endpoint& e, std::optional<EndpointPlan> p);
 
   // compiler_plans.cpp: classes
   static std::uint32_t group_of(std::string_view class_key);
-  void enter_class(Endpoint& e, const std::string& key, const std::vector<const Policy*>& ranked);
+  void enter_class(Endpoint& e, const std::string& key, Questions questions);
   void leave_class(Endpoint& e);
   void settle_class(const std::string& key);
+  /// Writes the class's chains of a direction; returns how many.
+  int put_class_chains(const Class& c, bool ingress);
 
   CompilerOptions options;
   Ruleset ruleset;
@@ -156,6 +237,11 @@ struct Compiler::Impl {
   Id next_id = 1;
   std::unordered_map<std::string, Id> endpoint_ids;
   std::unordered_map<Id, Endpoint> endpoints;
+  std::unordered_map<Id, Member> member_of;
+  std::unordered_map<Id, Heir> heirs;
+  std::map<std::string, Id> network_set_ids;
+  std::map<std::string, Tier> tiers;
+  std::map<std::string, ProfileState> profiles;
   std::map<std::string, Id> policy_ids;
   std::map<Id, Policy> policies;
   std::unordered_map<std::string, Id> selector_set_ids;

@@ -5,6 +5,18 @@
 #include "core/model/compiler_impl.hpp"
 
 namespace calico::model {
+namespace {
+
+/// Each tier with a Pass is a chain more to the end, and the kernel follows 16.
+constexpr std::size_t kMaxTiers = 10;
+
+/// The class's chains of a direction: "in-<group>", what follows a Pass "in-<group>-2", and so on.
+std::string chain_of(std::uint32_t group, bool ingress, int number) {
+  const auto first = fmt::format("{}-{}", ingress ? "in" : "out", group);
+  return number == 1 ? first : fmt::format("{}-{}", first, number);
+}
+
+}  // namespace
 
 // --- plans ----------------------------------------------------------------------------------------------------------
 
@@ -38,21 +50,24 @@ void Compiler::Impl::plan(Endpoint& e) {
     plan_nets(e, p);
     if (!e.wep.ip_nats.empty()) p.notes.push_back("floating IPs are not programmed yet");
     if (!e.wep.qos_controls_json.empty()) p.notes.push_back("QoS is not programmed yet");
-    if (!e.wep.profiles.empty()) p.notes.push_back("profiles are not supported; they allow nothing");
+    for (const auto& name : e.wep.profiles)
+      if (const auto it = profiles.find(name); it == profiles.end() || !it->second.present)
+        p.notes.push_back(fmt::format("profile {} is missing: what reaches it is refused", quoted(name)));
   }
-  std::string class_key;
-  std::vector<const Policy*> ranked;
+  Questions questions;
   if (!p.left_alone) {
-    for (const auto id : e.policies) ranked.push_back(&policies.at(id));
-    std::sort(ranked.begin(), ranked.end(), [](auto* a, auto* b) { return a->rank() < b->rank(); });
-    for (const auto* x : ranked) {
-      p.policies.push_back(x->title);
-      if (!x->body.fault.empty() && p.error.empty()) p.error = fmt::format("policy {}: {}", x->title, x->body.fault);
-      class_key += x->key + "\n";
-    }
+    questions = questions_of(e);
+    for (const auto& tier : questions.tiers)
+      for (const auto& key : tier.policies) {
+        const auto& x = policies.at(policy_ids.at(key));
+        p.policies.push_back(x.title);
+        if (!x.body.fault.empty() && p.error.empty()) p.error = fmt::format("policy {}: {}", x.title, x.body.fault);
+      }
+    if (questions.tiers.size() > kMaxTiers && p.error.empty())
+      p.error = fmt::format("{} tiers select it: at most {}", questions.tiers.size(), kMaxTiers);
   }
-  if (!p.error.empty()) class_key.clear();
-  enter_class(e, class_key, ranked);
+  const auto class_key = p.error.empty() ? questions.key() : "";
+  enter_class(e, class_key, std::move(questions));
   p.group = class_key.empty() ? kGroupClosed : classes.at(class_key).group;
   put_plan(e, std::move(p));
 }
@@ -128,7 +143,42 @@ std::uint32_t Compiler::Impl::group_of(std::string_view class_key) {
   return kGroupClosed + 1 + v % (kGroupSpan - 1);
 }
 
-void Compiler::Impl::enter_class(Endpoint& e, const std::string& key, const std::vector<const Policy*>& ranked) {
+std::string Compiler::Impl::Questions::key() const {
+  std::string out;
+  for (const auto& t : tiers) {
+    // The usual cloud has this tier only; its classes are then called by their policies alone.
+    if (tiers.size() > 1 || t.name != "default" || t.pass_at_the_end)
+      out += fmt::format("tier {}{}\n", t.name, t.pass_at_the_end ? " pass" : "");
+    for (const auto& p : t.policies) out += p + "\n";
+  }
+  for (const auto& p : profiles) out += fmt::format("profile {}\n", p);
+  return out;
+}
+
+Compiler::Impl::Questions Compiler::Impl::questions_of(const Endpoint& e) const {
+  std::vector<const Policy*> ranked;
+  for (const auto id : e.policies) {
+    const auto& p = policies.at(id);
+    if (p.body.do_not_track || p.body.pre_dnat) continue;  // asked for host endpoints only
+    ranked.push_back(&p);
+  }
+  std::sort(ranked.begin(), ranked.end(), [&](const auto* a, const auto* b) {
+    if (a->body.tier != b->body.tier) return tier_rank(a->body.tier) < tier_rank(b->body.tier);
+    return a->rank() < b->rank();
+  });
+  Questions q;
+  for (const auto* p : ranked) {
+    if (q.tiers.empty() || q.tiers.back().name != p->body.tier) {
+      const auto t = tiers.find(p->body.tier);
+      q.tiers.push_back({p->body.tier, t != tiers.end() && t->second.pass_at_the_end, {}});
+    }
+    q.tiers.back().policies.push_back(p->key);
+  }
+  q.profiles = e.wep.profiles;
+  return q;
+}
+
+void Compiler::Impl::enter_class(Endpoint& e, const std::string& key, Questions questions) {
   if (e.class_key == key) return;
   leave_class(e);
   e.class_key = key;
@@ -137,7 +187,7 @@ void Compiler::Impl::enter_class(Endpoint& e, const std::string& key, const std:
   Class& c = it->second;
   ++c.refs;
   if (!fresh) return;
-  for (const auto* p : ranked) c.policies.push_back(p->key);
+  c.questions = std::move(questions);
   c.group = group_of(key);
   while (!groups.insert(c.group).second)
     c.group = c.group + 1 < kGroupClosed + kGroupSpan ? c.group + 1 : kGroupClosed + 1;
@@ -155,39 +205,82 @@ void Compiler::Impl::leave_class(Endpoint& e) {
 void Compiler::Impl::settle_class(const std::string& key) {
   auto it = classes.find(key);
   if (it == classes.end()) return;
-  const Class& c = it->second;
-  const auto in = fmt::format("in-{}", c.group);
-  const auto out = fmt::format("out-{}", c.group);
-  const Element to{.group = c.group, .chain = in};
-  const Element from{.group = c.group, .chain = out};
-  if (c.refs == 0) {
+  Class& c = it->second;
+  const Element to{.group = c.group, .chain = chain_of(c.group, true, 1)};
+  const Element from{.group = c.group, .chain = chain_of(c.group, false, 1)};
+  const bool gone = c.refs == 0;
+  if (gone) {
     drop_element("to", to);
     drop_element("from", from);
-    drop_chain(in);
-    drop_chain(out);
+  }
+  for (const bool ingress : {true, false}) {
+    int& written = ingress ? c.chains_in : c.chains_out;
+    const int had = std::exchange(written, gone ? 0 : put_class_chains(c, ingress));
+    for (int n = written + 1; n <= had; ++n) drop_chain(chain_of(c.group, ingress, n));
+  }
+  if (gone) {
     groups.erase(c.group);
     classes.erase(it);
     return;
   }
-  const auto chain = [&](bool ingress) {
-    ChainRules rules;
-    for (const auto& policy : c.policies) {
-      const auto at = policy_ids.find(policy);
-      if (at == policy_ids.end()) continue;
-      const Policy& p = policies.at(at->second);
-      if (!(ingress ? p.has_in : p.has_out)) continue;
-      MatchRule m;
-      m.verdict = Verdict::jump;
-      m.target = ingress ? p.chain_in : p.chain_out;
-      rules.push_back(std::move(m));
-    }
-    rules.push_back({});  // drop
-    return rules;
-  };
-  put_chain(in, chain(true));
-  put_chain(out, chain(false));
   add_element("to", to);
   add_element("from", from);
+}
+
+int Compiler::Impl::put_class_chains(const Class& c, bool ingress) {
+  ChainRules rules;
+  int number = 1;
+  const auto end_with = [&](Verdict v, std::string target = {}) {
+    MatchRule m;
+    m.verdict = v;
+    m.target = std::move(target);
+    rules.push_back(std::move(m));
+  };
+  const auto ask = [&](const Half& h, const std::string& next) {
+    if (h.has_chain) end_with(Verdict::jump, h.chain);
+    for (auto r : h.passing) {
+      if (r.verdict == Verdict::pass) {
+        r.verdict = Verdict::go;
+        r.target = next;
+      }
+      rules.push_back(std::move(r));
+    }
+  };
+  const auto put = [&] { put_chain(chain_of(c.group, ingress, number), std::exchange(rules, {})); };
+  for (const auto& tier : c.questions.tiers) {
+    bool decides = false;
+    bool passes = false;
+    const auto next = chain_of(c.group, ingress, number + 1);
+    for (const auto& key : tier.policies) {
+      const auto at = policy_ids.find(key);
+      if (at == policy_ids.end()) continue;
+      const Policy& p = policies.at(at->second);
+      if (!(ingress ? p.body.ingress_type : p.body.egress_type)) continue;
+      decides = true;
+      const Half& h = ingress ? p.in : p.out;
+      passes = passes || !h.passing.empty();
+      ask(h, next);
+    }
+    if (!decides) continue;  // a tier without a policy of this direction is no tier
+    if (passes) {
+      tier.pass_at_the_end ? end_with(Verdict::go, next) : end_with(Verdict::drop);
+      put();
+      ++number;
+    } else if (!tier.pass_at_the_end) {
+      end_with(Verdict::drop);
+      put();
+      return number;
+    }
+  }
+  for (const auto& name : c.questions.profiles) {
+    const auto it = profiles.find(name);
+    if (it == profiles.end() || !it->second.present) break;  // refuses all
+    const Policy& p = policies.at(it->second.policy);
+    ask(ingress ? p.in : p.out, "");
+  }
+  end_with(Verdict::drop);
+  put();
+  return number;
 }
 
 }  // namespace calico::model

@@ -8,16 +8,42 @@
 namespace calico::model {
 namespace {
 
-/// The endpoint's own labels win over those of its profiles, the first profile over the later ones.
-Labels labels_of(const Policies& p, const WorkloadEndpoint& e) {
-  Labels labels = e.meta.labels;
-  // What stands for namespaces and service accounts is not the endpoint's to say.
+/// Something selectors of rules can mean: an endpoint or a network set.
+struct Thing {
+  Labels labels;
+  std::string ns;
+  const std::vector<Prefix>* nets = nullptr;
+  const std::vector<NamedPort>* ports = nullptr;
+};
+
+/// Own labels win over those of profiles, the first profile over the later ones.
+Labels with_inherited(const Policies& p, Labels labels, const std::string& ns,
+                      const std::vector<std::string>& profiles) {
+  // What stands for namespaces and service accounts is nobody's own to say.
   std::erase_if(labels, [](const auto& l) { return l.first.starts_with("pcns.") || l.first.starts_with("pcsa."); });
-  labels[std::string(kLabelNamespace)] = e.meta.ns;
-  for (const auto& name : e.profiles)
+  labels.erase(std::string(kLabelNamespace));
+  if (!ns.empty()) labels[std::string(kLabelNamespace)] = ns;
+  for (const auto& name : profiles)
     if (const auto it = p.profiles.find(name); it != p.profiles.end())
       for (const auto& [label, value] : it->second.labels_to_apply) labels.try_emplace(label, value);
   return labels;
+}
+
+Labels labels_of(const Policies& p, const WorkloadEndpoint& e) {
+  return with_inherited(p, e.meta.labels, e.meta.ns, e.profiles);
+}
+
+/// All that rules can select.
+std::vector<Thing> things(const Policies& p) {
+  static const std::vector<NamedPort> kNone;
+  std::vector<Thing> out;
+  for (const auto& [key, e] : p.endpoints) out.push_back({labels_of(p, e), e.meta.ns, &e.ip_networks, &e.ports});
+  for (const auto& [key, s] : p.network_sets) {
+    std::vector<std::string> profiles;
+    if (!s.ns.empty()) profiles.push_back("kns." + s.ns);
+    out.push_back({with_inherited(p, s.set.labels, s.ns, profiles), s.ns, &s.set.nets, &kNone});
+  }
+  return out;
 }
 
 /// A selector that cannot be read matches nothing; the parser of policies refuses those.
@@ -41,44 +67,53 @@ bool selects(const NetworkPolicy& policy, const WorkloadEndpoint& endpoint, cons
   return !policy.namespace_selector || namespace_matches(*policy.namespace_selector, labels);
 }
 
-bool has_address(const WorkloadEndpoint& e, const Ip& ip) {
-  return std::any_of(e.ip_networks.begin(), e.ip_networks.end(), [&](const auto& n) { return n.contains(ip); });
+bool holds(const std::vector<Prefix>& nets, const Ip& ip) {
+  return std::any_of(nets.begin(), nets.end(), [&](const auto& n) { return n.contains(ip); });
 }
 
-/// Whether an endpoint with this address is meant by the selectors of a rule's side. `rules_namespace`: that of the
-/// policy the rule is in, empty for global policies and profiles.
+/// Whether the positive selectors of a rule's side mean the thing. `rules_namespace`: that of the policy the rule is
+/// in, empty for global policies and profiles.
+bool meant(const EntityRule& side, const std::string& rules_namespace, const Thing& t) {
+  if (!side.selector && !side.namespace_selector) return true;
+  if (side.selector && !matches(*side.selector, t.labels)) return false;
+  if (side.not_selector && matches(*side.not_selector, t.labels)) return false;
+  if (side.namespace_selector) return namespace_matches(*side.namespace_selector, t.labels);
+  return rules_namespace.empty() || t.ns == rules_namespace;
+}
+
 bool selected_address(const Policies& p, const EntityRule& side, const std::string& rules_namespace, const Ip& ip) {
-  const bool positive = side.selector || side.namespace_selector;
-  const auto meant = [&](const WorkloadEndpoint& e) {
-    const Labels labels = labels_of(p, e);
-    if (side.selector && !matches(*side.selector, labels)) return false;
-    if (side.namespace_selector) return namespace_matches(*side.namespace_selector, labels);
-    return rules_namespace.empty() || e.meta.ns == rules_namespace;
-  };
-  const auto excluded = [&](const WorkloadEndpoint& e) {
-    return side.not_selector && matches(*side.not_selector, labels_of(p, e));
-  };
-  // With a positive selector the negative one narrows the endpoints; alone it forbids every address of a match.
-  if (positive)
-    return std::any_of(p.endpoints.begin(), p.endpoints.end(), [&](const auto& x) {
-      return has_address(x.second, ip) && meant(x.second) && !excluded(x.second);
-    });
-  return std::none_of(p.endpoints.begin(), p.endpoints.end(),
-                      [&](const auto& x) { return has_address(x.second, ip) && excluded(x.second); });
+  const auto all = things(p);
+  // With a positive selector the negative one narrows what is meant; alone it forbids every address of a match.
+  if (side.selector || side.namespace_selector)
+    return std::any_of(all.begin(), all.end(),
+                       [&](const Thing& t) { return holds(*t.nets, ip) && meant(side, rules_namespace, t); });
+  return !side.not_selector || std::none_of(all.begin(), all.end(), [&](const Thing& t) {
+    return holds(*t.nets, ip) && matches(*side.not_selector, t.labels);
+  });
+}
+
+/// Whether the address is one of a thing that is meant and calls this port so. Blocks serve no ports.
+bool has_named_port(const Policies& p, const EntityRule& side, const std::string& rules_namespace, const Ip& ip,
+                    const NamedPort& port) {
+  const auto all = things(p);
+  return std::any_of(all.begin(), all.end(), [&](const Thing& t) {
+    return meant(side, rules_namespace, t) && std::find(t.ports->begin(), t.ports->end(), port) != t.ports->end() &&
+           std::find(t.nets->begin(), t.nets->end(), Prefix::host(ip)) != t.nets->end();
+  });
 }
 
 bool side_matches(const Policies& p, const EntityRule& side, const std::string& rules_namespace, const Ip& ip,
-                  std::uint16_t port) {
-  const auto in_nets = [&](const std::vector<Prefix>& nets) {
-    return std::any_of(nets.begin(), nets.end(), [&](const auto& n) { return n.contains(ip); });
+                  std::uint8_t protocol, std::uint16_t port) {
+  const auto in_ports = [&](const std::vector<PortRange>& ports, const std::vector<std::string>& names) {
+    return std::any_of(ports.begin(), ports.end(), [&](const auto& r) { return r.first <= port && port <= r.last; }) ||
+           std::any_of(names.begin(), names.end(), [&](const auto& name) {
+             return has_named_port(p, side, rules_namespace, ip, {name, protocol, port});
+           });
   };
-  const auto in_ports = [&](const std::vector<PortRange>& ports) {
-    return std::any_of(ports.begin(), ports.end(), [&](const auto& r) { return r.first <= port && port <= r.last; });
-  };
-  if (!side.nets.empty() && !in_nets(side.nets)) return false;
-  if (in_nets(side.not_nets)) return false;
-  if (!side.ports.empty() && !in_ports(side.ports)) return false;
-  if (in_ports(side.not_ports)) return false;
+  if (!side.nets.empty() && !holds(side.nets, ip)) return false;
+  if (holds(side.not_nets, ip)) return false;
+  if ((!side.ports.empty() || !side.named_ports.empty()) && !in_ports(side.ports, side.named_ports)) return false;
+  if (in_ports(side.not_ports, side.not_named_ports)) return false;
   return selected_address(p, side, rules_namespace, ip);
 }
 
@@ -96,8 +131,8 @@ bool rule_matches(const Policies& p, const Rule& r, const std::string& rules_nam
   if (r.not_protocol && *r.not_protocol == packet.protocol) return false;
   if (r.icmp && !icmp_matches(*r.icmp, packet.icmp)) return false;
   if (r.not_icmp && icmp_matches(*r.not_icmp, packet.icmp)) return false;
-  return side_matches(p, r.source, rules_namespace, packet.src, packet.src_port) &&
-         side_matches(p, r.destination, rules_namespace, packet.dst, packet.dst_port);
+  return side_matches(p, r.source, rules_namespace, packet.src, packet.protocol, packet.src_port) &&
+         side_matches(p, r.destination, rules_namespace, packet.dst, packet.protocol, packet.dst_port);
 }
 
 struct Decision {
@@ -144,6 +179,25 @@ Status Policies::update(std::string_view key, std::optional<std::string_view> va
     policy->meta.ns = rk->ns;
     policy->meta.name = rk->name;
     policies[k] = std::move(*policy);
+  } else if (rk->plural == "tiers" && rk->ns.empty()) {
+    tiers.erase(rk->name);
+    if (!value) return {};
+    auto tier = parse_tier(*value);
+    if (!tier) return tl::unexpected(tier.error());
+    tiers[rk->name] = *tier;
+  } else if (rk->plural == "profiles" && rk->ns.empty()) {
+    profiles.erase(rk->name);
+    if (!value) return {};
+    auto profile = parse_profile(*value);
+    if (!profile) return tl::unexpected(profile.error());
+    profiles[rk->name] = std::move(*profile);
+  } else if ((rk->plural == "networksets" && !rk->ns.empty()) ||
+             (rk->plural == "globalnetworksets" && rk->ns.empty())) {
+    network_sets.erase(k);
+    if (!value) return {};
+    auto set = parse_network_set(*value);
+    if (!set) return tl::unexpected(set.error());
+    network_sets[k] = {rk->ns, std::move(*set)};
   }
   return {};
 }
@@ -162,7 +216,7 @@ Judgement judge(const Policies& p, const std::string& endpoint_key, Direction di
 
   std::map<std::string, std::vector<const NetworkPolicy*>> by_tier;
   for (const auto& [key, policy] : p.policies) {
-    if (!selects(policy, endpoint, labels)) continue;
+    if (policy.do_not_track || policy.pre_dnat || !selects(policy, endpoint, labels)) continue;
     if (!policy.fault.empty()) {
       j.reason = fmt::format("policy {} cannot be enforced: {}", title(policy), policy.fault);
       return j;
@@ -214,7 +268,10 @@ Judgement judge(const Policies& p, const std::string& endpoint_key, Direction di
 
   for (const auto& name : endpoint.profiles) {
     const auto it = p.profiles.find(name);
-    if (it == p.profiles.end()) continue;
+    if (it == p.profiles.end()) {
+      j.reason = fmt::format("profile {} is missing", quoted(name));
+      return j;
+    }
     const auto where = fmt::format("profile {} {}", name, way);
     const auto d = first_match(p, ingress ? it->second.ingress : it->second.egress, "", packet, where, j.logged);
     if (!d || d->action == Action::pass) continue;  // Pass ends this profile alone
@@ -229,7 +286,7 @@ Judgement judge(const Policies& p, const std::string& endpoint_key, Direction di
 Judgement evaluate(const Policies& p, const Packet& packet) {
   const auto owner = [&](const Ip& ip) {
     return std::find_if(p.endpoints.begin(), p.endpoints.end(),
-                        [&](const auto& x) { return has_address(x.second, ip); });
+                        [&](const auto& x) { return holds(x.second.ip_networks, ip); });
   };
   Judgement out{.allowed = true, .reason = "neither address is an endpoint's", .logged = {}};
   const auto src = owner(packet.src);

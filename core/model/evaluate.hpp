@@ -10,8 +10,9 @@
 /// address of no endpoint is outside and judged by nobody. What is no policy is not here: anti-spoofing, connection
 /// tracking, traffic with the host itself, protected ports.
 ///
-/// It knows tiers, Pass, Log and profiles; network sets, named ports and host endpoints it does not know yet. The
-/// compiler knows no tiers but default and no profiles (README.md). Cost: all policies × endpoints for each packet.
+/// It knows tiers, Pass, Log, profiles, network sets and named ports; host endpoints it does not know yet, and of
+/// policies with doNotTrack or preDNAT only that workload endpoints are not asked them. Cost: all policies × endpoints
+/// for each packet.
 /// Thread: any, pure.
 #include <map>
 #include <optional>
@@ -35,26 +36,21 @@ struct Packet {
 
 enum class Direction : std::uint8_t { ingress, egress };  ///< as the endpoint sees it
 
-struct Tier {
-  std::optional<double> order;   ///< absent = last
-  bool pass_at_the_end = false;  ///< what no policy of the tier decided goes on, instead of being refused
-};
-
-struct Profile {
-  Labels labels_to_apply;
-  std::vector<Rule> ingress;
-  std::vector<Rule> egress;
-};
-
 /// The resources, by key. Namespace and name are the key's, whatever the document says.
 struct Policies {
   std::map<std::string, WorkloadEndpoint> endpoints;
   std::map<std::string, NetworkPolicy> policies;
   std::map<std::string, Tier> tiers;        ///< by name; one that is not here comes after those that are
   std::map<std::string, Profile> profiles;  ///< by name
+  struct SetOfNets {
+    std::string ns;  ///< "" = global
+    NetworkSet set;
+  };
+  std::map<std::string, SetOfNets> network_sets;
 
-  /// A key of the datastore with its JSON, absent = gone: workload endpoints and both kinds of network policies; other
-  /// keys are ignored. Errors: invalid: the value cannot be read; what was there under the key is gone.
+  /// A key of the datastore with its JSON, absent = gone: workload endpoints, network policies, network sets (both
+  /// kinds), tiers and profiles; other keys are ignored. Errors: invalid: the value cannot be read; what was there
+  /// under the key is gone.
   [[nodiscard]] Status update(std::string_view key, std::optional<std::string_view> value);
 };
 

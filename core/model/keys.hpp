@@ -18,6 +18,10 @@ inline constexpr std::string_view kWorkloadEndpoints = "/calico/resources/v3/pro
 inline constexpr std::string_view kNetworkPolicies = "/calico/resources/v3/projectcalico.org/networkpolicies/";
 inline constexpr std::string_view kGlobalNetworkPolicies =
     "/calico/resources/v3/projectcalico.org/globalnetworkpolicies/";
+inline constexpr std::string_view kTiers = "/calico/resources/v3/projectcalico.org/tiers/";
+inline constexpr std::string_view kProfiles = "/calico/resources/v3/projectcalico.org/profiles/";
+inline constexpr std::string_view kNetworkSets = "/calico/resources/v3/projectcalico.org/networksets/";
+inline constexpr std::string_view kGlobalNetworkSets = "/calico/resources/v3/projectcalico.org/globalnetworksets/";
 inline constexpr std::string_view kNodes = "/calico/resources/v3/projectcalico.org/nodes/";
 inline constexpr std::string_view kFelixConfigurations = "/calico/resources/v3/projectcalico.org/felixconfigurations/";
 inline constexpr std::string_view kClusterInformation =

@@ -16,6 +16,8 @@ namespace json = boost::json;
 constexpr std::size_t kMaxRules = 1024;
 constexpr std::size_t kMaxNets = 1024;
 constexpr std::size_t kMaxPorts = 256;
+constexpr std::size_t kMaxPortName = 63;
+constexpr std::size_t kMaxSetNets = 65536;
 
 struct ProtocolName {
   std::string_view name;
@@ -63,7 +65,16 @@ std::optional<Icmp> read_icmp(const Object& rule, std::string_view key) {
   return Icmp{static_cast<std::uint8_t>(*type), code ? std::optional(static_cast<std::uint8_t>(*code)) : std::nullopt};
 }
 
-std::vector<PortRange> read_ports(const Object& side, std::string_view key) {
+/// Letters, digits, "-", "_" and ".", at least one letter first.
+bool is_port_name(std::string_view s) {
+  const auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
+  return !s.empty() && s.size() <= kMaxPortName && letter(s[0]) && std::all_of(s.begin(), s.end(), [&](char c) {
+    return letter(c) || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+  });
+}
+
+/// Numbers and ranges; names go to `named`.
+std::vector<PortRange> read_ports(const Object& side, std::string_view key, std::vector<std::string>& named) {
   std::vector<PortRange> out;
   side.each(key, [&](const json::value& v, const std::string& path) {
     const std::string text =
@@ -73,14 +84,13 @@ std::vector<PortRange> read_ports(const Object& side, std::string_view key) {
     const auto last =
         colon == std::string::npos ? first : number_of<std::uint16_t>(std::string_view(text).substr(colon + 1));
     if (!first || !last) {
-      const bool named = v.is_string() && !text.empty() && (text[0] < '0' || text[0] > '9');
-      return side.bad(path, named ? fmt::format("named port {} is not supported yet", quoted(text))
-                                  : fmt::format("{}: need a port or first:last", quoted(text)));
+      if (v.is_string() && is_port_name(text)) return named.push_back(text);
+      return side.bad(path, fmt::format("{}: need a port, first:last or a port's name", quoted(text)));
     }
     if (*first > *last) return side.bad(path, fmt::format("{}: first is above last", quoted(text)));
     out.push_back({*first, *last});
   });
-  if (out.size() > kMaxPorts) side.bad(side.at(key), fmt::format("more than {} entries", kMaxPorts));
+  if (out.size() + named.size() > kMaxPorts) side.bad(side.at(key), fmt::format("more than {} entries", kMaxPorts));
   return out;
 }
 
@@ -109,13 +119,15 @@ EntityRule read_side(const Object& rule, std::string_view key) {
   const auto o = rule.object(key);
   for (const auto* name : {"services", "serviceAccounts"})
     if (o.has(name)) o.bad(o.at(name), "not supported");
-  return {.nets = read_nets(o, "nets"),
-          .not_nets = read_nets(o, "notNets"),
-          .selector = read_selector(o, "selector"),
-          .not_selector = read_selector(o, "notSelector"),
-          .namespace_selector = read_selector(o, "namespaceSelector", "pcns."),
-          .ports = read_ports(o, "ports"),
-          .not_ports = read_ports(o, "notPorts")};
+  EntityRule e;
+  e.nets = read_nets(o, "nets");
+  e.not_nets = read_nets(o, "notNets");
+  e.selector = read_selector(o, "selector");
+  e.not_selector = read_selector(o, "notSelector");
+  e.namespace_selector = read_selector(o, "namespaceSelector", "pcns.");
+  e.ports = read_ports(o, "ports", e.named_ports);
+  e.not_ports = read_ports(o, "notPorts", e.not_named_ports);
+  return e;
 }
 
 Rule read_rule(const Object& o) {
@@ -142,12 +154,13 @@ Rule read_rule(const Object& o) {
   r.not_protocol = read_protocol(o, "notProtocol");
   r.icmp = read_icmp(o, "icmp");
   r.not_icmp = read_icmp(o, "notICMP");
-  if (r.not_icmp && r.not_icmp->code) o.bad(o.at("notICMP.code"), "not supported yet; leave the code out");
   r.source = read_side(o, "source");
   r.destination = read_side(o, "destination");
   const bool ported = r.protocol == 6 || r.protocol == 17 || r.protocol == 33 || r.protocol == 132 || r.protocol == 136;
   for (const auto* side : {&r.source, &r.destination})
-    if ((!side->ports.empty() || !side->not_ports.empty()) && !ported)
+    if ((!side->ports.empty() || !side->not_ports.empty() || !side->named_ports.empty() ||
+         !side->not_named_ports.empty()) &&
+        !ported)
       o.bad(o.path(), "ports need protocol TCP, UDP, DCCP, SCTP or UDPLite");
   if ((r.icmp || r.not_icmp) && r.protocol != 1 && r.protocol != 58)
     o.bad(o.path(), "icmp needs protocol ICMP or ICMPv6");
@@ -165,7 +178,7 @@ std::vector<Rule> read_rules(const Object& spec, std::string_view key) {
   return out;
 }
 
-json::array write_ports(const std::vector<PortRange>& ports) {
+json::array write_ports(const std::vector<PortRange>& ports, const std::vector<std::string>& named) {
   json::array a;
   for (const auto& p : ports) {
     if (p.first == p.last)
@@ -173,6 +186,7 @@ json::array write_ports(const std::vector<PortRange>& ports) {
     else
       a.emplace_back(fmt::format("{}:{}", p.first, p.last));
   }
+  for (const auto& name : named) a.emplace_back(name);
   return a;
 }
 
@@ -188,8 +202,8 @@ json::object write_side(const EntityRule& e) {
   if (e.selector) o["selector"] = *e.selector;
   if (e.not_selector) o["notSelector"] = *e.not_selector;
   if (e.namespace_selector) o["namespaceSelector"] = *e.namespace_selector;
-  if (!e.ports.empty()) o["ports"] = write_ports(e.ports);
-  if (!e.not_ports.empty()) o["notPorts"] = write_ports(e.not_ports);
+  if (!e.ports.empty() || !e.named_ports.empty()) o["ports"] = write_ports(e.ports, e.named_ports);
+  if (!e.not_ports.empty() || !e.not_named_ports.empty()) o["notPorts"] = write_ports(e.not_ports, e.not_named_ports);
   return o;
 }
 
@@ -273,7 +287,6 @@ Result<NetworkPolicy> parse_network_policy(std::string_view text, bool global) {
   // From here on the endpoints are known; what is wrong is theirs alone.
   const auto tier = spec.text("tier");
   if (!tier.empty()) p.tier = tier;
-  if (p.tier != "default") spec.bad("spec.tier", fmt::format("tier {} is not supported yet", quoted(p.tier)));
   p.order = spec.number("order");
   const auto types = spec.texts("types");
   if (!types.empty()) {
@@ -287,8 +300,10 @@ Result<NetworkPolicy> parse_network_policy(std::string_view text, bool global) {
         spec.bad("spec.types", fmt::format("{}: need Ingress or Egress", quoted(t)));
     }
   }
-  for (const auto* flag : {"doNotTrack", "preDNAT", "applyOnForward"})
-    if (spec.boolean(flag).value_or(false)) spec.bad(spec.at(flag), "not supported (host endpoints)");
+  p.do_not_track = spec.boolean("doNotTrack").value_or(false);
+  p.pre_dnat = spec.boolean("preDNAT").value_or(false);
+  p.apply_on_forward = spec.boolean("applyOnForward").value_or(false);
+  if (p.do_not_track && p.pre_dnat) spec.bad("spec", "doNotTrack and preDNAT exclude each other");
   if (!spec.text("serviceAccountSelector").empty()) spec.bad("spec.serviceAccountSelector", "not supported");
   p.ingress = read_rules(spec, "ingress");
   p.egress = read_rules(spec, "egress");
@@ -314,6 +329,9 @@ std::string to_json(const NetworkPolicy& p) {
     if (p.egress_type) types.emplace_back("Egress");
     s["types"] = std::move(types);
   }
+  if (p.do_not_track) s["doNotTrack"] = true;
+  if (p.pre_dnat) s["preDNAT"] = true;
+  if (p.apply_on_forward) s["applyOnForward"] = true;
   json::object m;
   m["name"] = p.meta.name;
   if (!p.meta.ns.empty()) m["namespace"] = p.meta.ns;
@@ -325,6 +343,85 @@ std::string to_json(const NetworkPolicy& p) {
   o["metadata"] = std::move(m);
   o["spec"] = std::move(s);
   return json::serialize(o);
+}
+
+namespace {
+
+std::string document(std::string_view kind, const std::string& ns, const std::string& name, const Labels& labels,
+                     json::object spec) {
+  json::object m{{"name", name}};
+  if (!ns.empty()) m["namespace"] = ns;
+  if (!labels.empty()) m["labels"] = json::value_from(labels);
+  json::object o;
+  o["kind"] = json::string_view(kind.data(), kind.size());
+  o["apiVersion"] = "projectcalico.org/v3";
+  o["metadata"] = std::move(m);
+  o["spec"] = std::move(spec);
+  return json::serialize(o);
+}
+
+Labels read_labels(const Object& owner, std::string_view key) {
+  Labels out;
+  const auto o = owner.object(key);
+  o.each_member([&](std::string_view name, const json::value&) { out[std::string(name)] = o.text(name); });
+  return out;
+}
+
+}  // namespace
+
+Result<Tier> parse_tier(std::string_view text) {
+  return detail::read_document<Tier>(text, [](const Object& root, Tier& t) {
+    const auto spec = root.object("spec");
+    t.order = spec.number("order");
+    const auto action = lower(spec.text("defaultAction"));
+    t.pass_at_the_end = action == "pass";
+    if (!action.empty() && action != "pass" && action != "deny")
+      spec.bad("spec.defaultAction", fmt::format("{}: need Deny or Pass", quoted(action)));
+  });
+}
+
+std::string to_json(const std::string& name, const Tier& tier) {
+  json::object spec;
+  if (tier.order) spec["order"] = *tier.order;
+  spec["defaultAction"] = tier.pass_at_the_end ? "Pass" : "Deny";
+  return document("Tier", "", name, {}, std::move(spec));
+}
+
+Result<Profile> parse_profile(std::string_view text) {
+  return detail::read_document<Profile>(text, [](const Object& root, Profile& p) {
+    const auto spec = root.object("spec");
+    p.labels_to_apply = read_labels(spec, "labelsToApply");
+    p.ingress = read_rules(spec, "ingress");
+    p.egress = read_rules(spec, "egress");
+  });
+}
+
+std::string to_json(const std::string& name, const Profile& profile) {
+  json::object spec;
+  if (!profile.labels_to_apply.empty()) spec["labelsToApply"] = json::value_from(profile.labels_to_apply);
+  spec["ingress"] = write_rules(profile.ingress);
+  spec["egress"] = write_rules(profile.egress);
+  return document("Profile", "", name, {}, std::move(spec));
+}
+
+Result<NetworkSet> parse_network_set(std::string_view text) {
+  return detail::read_document<NetworkSet>(text, [](const Object& root, NetworkSet& s) {
+    s.labels = read_labels(root.object("metadata"), "labels");
+    root.object("spec").each("nets", [&](const json::value& v, const std::string& path) {
+      if (!v.is_string()) return root.bad(path, "need a network");
+      if (auto net = detail::read_value(root, path, std::string_view(v.as_string()), parse_network))
+        s.nets.push_back(net->masked());
+    });
+    if (s.nets.size() > kMaxSetNets) root.bad("spec.nets", fmt::format("more than {} entries", kMaxSetNets));
+  });
+}
+
+std::string to_json(const std::string& ns, const std::string& name, const NetworkSet& set) {
+  json::array nets;
+  for (const auto& n : set.nets) nets.emplace_back(n.to_string());
+  json::object spec;
+  spec["nets"] = std::move(nets);
+  return document(ns.empty() ? "GlobalNetworkSet" : "NetworkSet", ns, name, set.labels, std::move(spec));
 }
 
 }  // namespace calico::model

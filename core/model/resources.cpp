@@ -107,6 +107,17 @@ Result<WorkloadEndpoint> parse_workload_endpoint(std::string_view text) {
       w.ip_nats.push_back({*in, *ex});
     });
     w.profiles = s.texts("profiles");
+    s.each_object("ports", [&](const Object& n) {
+      NamedPort p;
+      p.name = n.text("name");
+      if (const auto number = n.integer("port", 1, 65535)) p.port = static_cast<std::uint16_t>(*number);
+      if (const auto* v = n.find("protocol"))
+        if (auto protocol = read_value(n, n.at("protocol"), v->is_string() ? n.text("protocol") : json::serialize(*v),
+                                       parse_protocol))
+          p.protocol = *protocol;
+      if (p.name.empty() || p.port == 0) return n.bad(n.path(), "need name and port");
+      w.ports.push_back(std::move(p));
+    });
     if (const auto* q = s.find("qosControls")) w.qos_controls_json = json::serialize(*q);
   });
 }
@@ -130,6 +141,12 @@ std::string to_json(const WorkloadEndpoint& w) {
     s["ipNATs"] = std::move(a);
   }
   if (!w.profiles.empty()) s["profiles"] = json::value_from(w.profiles);
+  if (!w.ports.empty()) {
+    json::array a;
+    for (const auto& p : w.ports)
+      a.push_back(json::object{{"name", p.name}, {"protocol", p.protocol}, {"port", p.port}});
+    s["ports"] = std::move(a);
+  }
   if (!w.qos_controls_json.empty()) s["qosControls"] = json::parse(w.qos_controls_json);
   return write_resource("WorkloadEndpoint", w.meta, std::move(s));
 }

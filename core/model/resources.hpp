@@ -37,6 +37,14 @@ struct IpNat {
   bool operator==(const IpNat&) const = default;
 };
 
+/// A port of an endpoint that rules may name.
+struct NamedPort {
+  std::string name;
+  std::uint8_t protocol = 6;
+  std::uint16_t port = 0;
+  auto operator<=>(const NamedPort&) const = default;
+};
+
 struct WorkloadEndpoint {
   Metadata meta;
   std::string orchestrator;
@@ -51,6 +59,7 @@ struct WorkloadEndpoint {
   std::vector<Prefix> allowed_ips;  ///< the pairs alone
   std::vector<IpNat> ip_nats;
   std::vector<std::string> profiles;
+  std::vector<NamedPort> ports;
   std::string qos_controls_json;  ///< as found, "" when absent
   bool operator==(const WorkloadEndpoint&) const = default;
 };
@@ -81,8 +90,10 @@ struct EntityRule {
   std::optional<std::string> selector;
   std::optional<std::string> not_selector;
   std::optional<std::string> namespace_selector;
-  std::vector<PortRange> ports;
+  std::vector<PortRange> ports;  ///< with named_ports: alternatives of one field
   std::vector<PortRange> not_ports;
+  std::vector<std::string> named_ports;
+  std::vector<std::string> not_named_ports;
   bool operator==(const EntityRule&) const = default;
 };
 
@@ -110,6 +121,9 @@ struct NetworkPolicy {
   std::optional<std::string> namespace_selector;  ///< global only
   bool ingress_type = true;                       ///< absent types mean both directions
   bool egress_type = true;
+  bool do_not_track = false;  ///< these two: host endpoints only; a workload endpoint is not asked
+  bool pre_dnat = false;
+  bool apply_on_forward = false;  ///< of host endpoints; changes nothing for workload endpoints
   std::vector<Rule> ingress;
   std::vector<Rule> egress;
   /// Not empty: the policy cannot be enforced as written (why, one line), but its selector is known, so that exactly
@@ -120,6 +134,36 @@ struct NetworkPolicy {
 /// Errors: invalid: not even the selector can be known. Everything else wrong or not supported goes into `fault`.
 [[nodiscard]] Result<NetworkPolicy> parse_network_policy(std::string_view json, bool global = false);
 [[nodiscard]] std::string to_json(const NetworkPolicy& policy);
+
+struct Tier {
+  std::optional<double> order;   ///< absent = last
+  bool pass_at_the_end = false;  ///< defaultAction Pass: what no policy of the tier decided goes on
+  bool operator==(const Tier&) const = default;
+};
+[[nodiscard]] Result<Tier> parse_tier(std::string_view json);
+[[nodiscard]] std::string to_json(const std::string& name, const Tier& tier);
+
+/// Rules asked when no tier decided, and labels that endpoints with this profile inherit.
+struct Profile {
+  Labels labels_to_apply;
+  std::vector<Rule> ingress;
+  std::vector<Rule> egress;
+  bool operator==(const Profile&) const = default;
+};
+/// Errors: invalid, unsupported; a profile that cannot be read as a whole counts as absent.
+[[nodiscard]] Result<Profile> parse_profile(std::string_view json);
+[[nodiscard]] std::string to_json(const std::string& name, const Profile& profile);
+
+/// NetworkSet and GlobalNetworkSet: addresses that selectors of rules find by label.
+struct NetworkSet {
+  Labels labels;
+  std::vector<Prefix> nets;  ///< any, also 0.0.0.0/0; they may overlap
+  bool operator==(const NetworkSet&) const = default;
+};
+[[nodiscard]] Result<NetworkSet> parse_network_set(std::string_view json);
+/// ns "" = GlobalNetworkSet.
+[[nodiscard]] std::string to_json(const std::string& ns, const std::string& name, const NetworkSet& set);
+
 /// "tcp", "ICMPv6", 6, "132" → number. Errors: invalid, unsupported (a name nobody knows).
 [[nodiscard]] Result<std::uint8_t> parse_protocol(std::string_view name_or_number);
 

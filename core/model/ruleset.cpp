@@ -25,6 +25,8 @@ void side_text(std::string& out, std::string_view addr, std::string_view port, c
   if (s.net) out += fmt::format(" {} {}", addr, s.net->to_string());
   for (const auto& n : s.in_sets) out += fmt::format(" {} @{}", addr, n);
   for (const auto& n : s.not_in_sets) out += fmt::format(" {} != @{}", addr, n);
+  if (!s.ip_port_set.empty()) out += fmt::format(" {} . {} @{}", addr, port, s.ip_port_set);
+  for (const auto& n : s.not_ip_port_sets) out += fmt::format(" {} . {} != @{}", addr, port, n);
   if (s.ports) out += fmt::format(" {} {}", port, ports_text(*s.ports));
   if (!s.port_set.empty()) out += fmt::format(" {} @{}", port, s.port_set);
   if (!s.not_port_set.empty()) out += fmt::format(" {} != @{}", port, s.not_port_set);
@@ -113,6 +115,18 @@ std::string to_string(const MatchRule& r) {
       break;
     case Verdict::jump:
       out += fmt::format(" jump {}", r.target);
+      break;
+    case Verdict::go:
+      out += fmt::format(" goto {}", r.target);
+      break;
+    case Verdict::return_:
+      out += " return";
+      break;
+    case Verdict::log:
+      out += " log";
+      break;
+    case Verdict::pass:
+      out += " pass";
       break;
   }
   return out.substr(1);

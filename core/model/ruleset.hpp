@@ -5,8 +5,9 @@
 ///
 /// Shape. An endpoint's distinct list of policies is its *class*; a class is a device group (IFLA_GROUP) of our range.
 /// The maps "from" and "to" lead from the group to the class's chain of a direction; that chain jumps to the chain of
-/// each policy and ends in drop. Allow is accept: egress and ingress are judged in two hooks, so accept ends one
-/// judgement.
+/// each policy, then of each profile, and ends in drop. Allow is accept: egress and ingress are judged in two hooks, so
+/// accept ends one judgement. Pass goes to what follows its tier: a policy with a Pass rule is written into the class's
+/// own chain, and what follows is the chain "in-<group>-2" (then -3, …), entered by goto: nothing ever comes back.
 #include <compare>
 #include <cstdint>
 #include <map>
@@ -66,7 +67,15 @@ struct SetContent {
   bool operator==(const SetContent&) const = default;
 };
 
-enum class Verdict : std::uint8_t { accept, drop, jump };
+enum class Verdict : std::uint8_t {
+  accept,
+  drop,
+  jump,     ///< to `target`, and on with the next rule when it decides nothing
+  go,       ///< to `target`, for good
+  return_,  ///< to the caller: Pass of a profile
+  log,      ///< and on
+  pass,     ///< inside the compiler only: to what follows the tier
+};
 
 /// All given matches must hold.
 struct MatchRule {
@@ -74,6 +83,8 @@ struct MatchRule {
     std::optional<Prefix> net;
     std::vector<std::string> in_sets;
     std::vector<std::string> not_in_sets;
+    std::string ip_port_set;  ///< of address and port together
+    std::vector<std::string> not_ip_port_sets;
     std::optional<PortRange> ports;
     std::string port_set;
     std::string not_port_set;
@@ -83,11 +94,11 @@ struct MatchRule {
   std::optional<std::uint8_t> protocol;
   std::optional<std::uint8_t> not_protocol;
   std::optional<Icmp> icmp;
-  std::optional<Icmp> not_icmp;
+  std::optional<Icmp> not_icmp;  ///< with a code: the type is the one of `icmp`, the code is another
   Side src;
   Side dst;
   Verdict verdict = Verdict::drop;
-  std::string target;  ///< chain of a jump
+  std::string target;  ///< chain of jump and go
   bool operator==(const MatchRule&) const = default;
 };
 [[nodiscard]] std::string to_string(const MatchRule& r);

@@ -39,13 +39,9 @@ Status enforceable(const json::object& r, bool global) {
 Status check_network_policy(const json::object& r) { return enforceable(r, false); }
 Status check_global_network_policy(const json::object& r) { return enforceable(r, true); }
 
-/// Rules of a profile are rules of a policy.
-Status check_profile(const json::object& r) {
-  json::object policy = r, spec = object_at(r, "spec");
-  spec.erase("labelsToApply");
-  policy["spec"] = std::move(spec);
-  return enforceable(policy, false);
-}
+Status check_profile(const json::object& r) { return parsed(model::parse_profile, r); }
+Status check_tier(const json::object& r) { return parsed(model::parse_tier, r); }
+Status check_network_set(const json::object& r) { return parsed(model::parse_network_set, r); }
 
 /// The identity of an endpoint is its name: what the spec says must be the same.
 Status check_workload_endpoint(const json::object& r) {
@@ -175,12 +171,12 @@ const std::array kTable{
          kInfoColumns, nullptr},
     Kind{"HostEndpoint", "hostendpoints", kHep, false, false, kNotYet, fields::host_endpoint, kHepColumns,
          check_host_endpoint},
-    Kind{"Profile", "profiles", kProf, false, false, kNotYet, fields::profile, kNameOnly, check_profile},
+    Kind{"Profile", "profiles", kProf, false, false, nullptr, fields::profile, kNameOnly, check_profile},
     Kind{"IPPool", "ippools", kPool, false, false, kNotYet, fields::ip_pool, kPoolColumns, check_ip_pool},
-    Kind{"NetworkSet", "networksets", kNs, true, false, kNotYet, fields::network_set, kSetColumns, nullptr},
-    Kind{"GlobalNetworkSet", "globalnetworksets", kGns, false, false, kNotYet, fields::network_set, kSetColumns,
-         nullptr},
-    Kind{"Tier", "tiers", kT, false, false, kNotYet, fields::tier, kTierColumns, nullptr}};
+    Kind{"NetworkSet", "networksets", kNs, true, false, nullptr, fields::network_set, kSetColumns, check_network_set},
+    Kind{"GlobalNetworkSet", "globalnetworksets", kGns, false, false, nullptr, fields::network_set, kSetColumns,
+         check_network_set},
+    Kind{"Tier", "tiers", kT, false, false, nullptr, fields::tier, kTierColumns, check_tier}};
 
 std::string lower(std::string_view s) {
   std::string out(s);

@@ -29,6 +29,11 @@ namespace {
 using namespace std::chrono_literals;
 namespace json = boost::json;
 
+/// What the compiler reads.
+constexpr std::string_view kIntent[] = {
+    model::kWorkloadEndpoints, model::kNetworkPolicies, model::kGlobalNetworkPolicies, model::kTiers,
+    model::kProfiles,          model::kNetworkSets,     model::kGlobalNetworkSets,     model::kNodes};
+
 std::int64_t now_us() {
   return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch())
       .count();
@@ -127,10 +132,9 @@ struct Engine::Impl {
       tasks.emplace(loop.executor(), "felix");
       tasks->spawn("heartbeat", [this]() { return heartbeat(); });
       if (settings.endpoint_reporting) report.claim(model::endpoint_status_prefix(settings.region, node));
-      subscription = view.watch({std::string(model::kWorkloadEndpoints), std::string(model::kNetworkPolicies),
-                                 std::string(model::kGlobalNetworkPolicies), std::string(model::kNodes),
-                                 std::string(model::kFelixConfigurations)},
-                                loop.executor(), [this](const sync::Batch& b) { on_batch(b); });
+      std::vector<std::string> prefixes{std::string(model::kFelixConfigurations)};
+      for (const auto& prefix : kIntent) prefixes.emplace_back(prefix);
+      subscription = view.watch(prefixes, loop.executor(), [this](const sync::Batch& b) { on_batch(b); });
       return {};
     });
   }
@@ -172,9 +176,8 @@ struct Engine::Impl {
     if (anew) {
       compiler = fresh_compiler();
       compiler.set_host_addresses(host_addresses);
-      for (const auto* prefix :
-           {&model::kWorkloadEndpoints, &model::kNetworkPolicies, &model::kGlobalNetworkPolicies, &model::kNodes})
-        for (const auto& kv : view.range(*prefix)) compiler.update(kv.key, kv.value);
+      for (const auto& prefix : kIntent)
+        for (const auto& kv : view.range(prefix)) compiler.update(kv.key, kv.value);
       everything = true;
     }
     reload_taps = true;  // another protocol or prefix makes other objects ours

@@ -57,6 +57,8 @@ void Firewall::put_chain(const std::string& name, const model::ChainRules& rules
     for (const auto* side : {&m.src, &m.dst}) {
       uses.insert(uses.end(), side->in_sets.begin(), side->in_sets.end());
       uses.insert(uses.end(), side->not_in_sets.begin(), side->not_in_sets.end());
+      uses.insert(uses.end(), side->not_ip_port_sets.begin(), side->not_ip_port_sets.end());
+      if (!side->ip_port_set.empty()) uses.push_back(side->ip_port_set);
       if (!side->port_set.empty()) uses.push_back(side->port_set);
       if (!side->not_port_set.empty()) uses.push_back(side->not_port_set);
     }
@@ -271,15 +273,13 @@ std::vector<nft::Rule> Firewall::effective(const std::string& name, const ChainS
 
 std::string Firewall::fault_of(const model::EndpointPlan& plan) const {
   if (refused_.empty() || plan.group == model::kGroupClosed) return {};
-  for (const auto* direction : {"in", "out"}) {
-    const auto it = chains_.find({kInet, fmt::format("{}-{}", direction, plan.group)});
-    if (it == chains_.end()) continue;
-    std::vector<std::string> names = it->second.uses;
-    for (const auto& u : it->second.uses)
-      if (auto p = chains_.find({kInet, u}); p != chains_.end())
-        names.insert(names.end(), p->second.uses.begin(), p->second.uses.end());
-    for (const auto& n : names)
-      if (auto r = refused_.find(n); r != refused_.end()) return fmt::format("{}: {}", r->first, r->second);
+  // The class's chains and, below them, those of what follows a Pass, of policies and their sets: a tree of few levels.
+  std::vector<std::string> names;
+  for (const auto* direction : {"in", "out"}) names.push_back(fmt::format("{}-{}", direction, plan.group));
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (const auto r = refused_.find(names[i]); r != refused_.end()) return fmt::format("{}: {}", r->first, r->second);
+    if (const auto c = chains_.find({kInet, names[i]}); c != chains_.end())
+      names.insert(names.end(), c->second.uses.begin(), c->second.uses.end());
   }
   return {};
 }

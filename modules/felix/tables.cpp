@@ -10,6 +10,7 @@ using nft::Type;
 
 constexpr std::uint8_t kTcp = 6;
 constexpr std::uint8_t kIcmpv6 = 58;
+constexpr std::uint64_t kLogsPerSecond = 10;  // of one rule
 constexpr std::int32_t kRaw = -300;
 constexpr std::int32_t kDnat = -100;
 const Prefix kMetadata = *Prefix::parse("169.254.169.254/32");
@@ -237,6 +238,8 @@ nft::Rule to_nft(const model::MatchRule& m) {
   const auto side = [&](const model::MatchRule::Side& s, Field ip4, Field ip6, Field port) {
     const Field ip = v6 ? ip6 : ip4;
     if (s.net) r.match(ip, *s.net);
+    if (!s.ip_port_set.empty()) r.in({ip, port}, s.ip_port_set);
+    for (const auto& n : s.not_ip_port_sets) r.not_in({ip, port}, n);
     for (const auto& n : s.in_sets) r.in({ip}, n);
     for (const auto& n : s.not_in_sets) r.not_in({ip}, n);
     if (s.ports && s.ports->first == s.ports->last)
@@ -253,8 +256,13 @@ nft::Rule to_nft(const model::MatchRule& m) {
     six ? r.icmpv6_type(m.icmp->type) : r.icmp_type(m.icmp->type);
     if (m.icmp->code) six ? r.icmpv6_code(*m.icmp->code) : r.icmp_code(*m.icmp->code);
   }
-  if (m.not_icmp)
-    r.match(m.protocol == kIcmpv6 ? Field::icmpv6_type : Field::icmp_type, nft::Value::u8(m.not_icmp->type), true);
+  if (m.not_icmp) {
+    const bool six = m.protocol == kIcmpv6;
+    if (m.not_icmp->code)
+      r.match(six ? Field::icmpv6_code : Field::icmp_code, nft::Value::u8(*m.not_icmp->code), true);
+    else
+      r.match(six ? Field::icmpv6_type : Field::icmp_type, nft::Value::u8(m.not_icmp->type), true);
+  }
   switch (m.verdict) {
     case model::Verdict::accept:
       r.accept();
@@ -264,6 +272,19 @@ nft::Rule to_nft(const model::MatchRule& m) {
       break;
     case model::Verdict::jump:
       r.jump(m.target);
+      break;
+    case model::Verdict::go:
+      r.goto_(m.target);
+      break;
+    case model::Verdict::return_:
+      r.return_();
+      break;
+    case model::Verdict::log:
+      // Tenants choose how often it matches, so it is bounded; what is above is not logged and goes on.
+      r.limit(kLogsPerSecond).log("calico-packet: ");
+      break;
+    case model::Verdict::pass:  // never outside the compiler
+      r.drop();
       break;
   }
   return r;

@@ -122,7 +122,13 @@ struct Interpreter {
     const auto& es = r.sets.at(name).elements;
     return std::any_of(es.begin(), es.end(), [&](const auto& e) { return e.port <= port && port <= e.port_end; });
   }
+  bool in_ip_ports(const std::string& name, const Ip& ip, std::uint16_t port) const {
+    return r.sets.at(name).elements.contains({.ip = ip, .ip_end = ip, .port = port, .port_end = port});
+  }
   bool side(const MatchRule::Side& s, const Ip& ip, std::uint16_t port) const {
+    if (!s.ip_port_set.empty() && !in_ip_ports(s.ip_port_set, ip, port)) return false;
+    for (const auto& n : s.not_ip_port_sets)
+      if (in_ip_ports(n, ip, port)) return false;
     if (s.net && !s.net->contains(ip)) return false;
     for (const auto& n : s.in_sets)
       if (!in_set(n, ip)) return false;
@@ -138,14 +144,19 @@ struct Interpreter {
     };
     return (!m.family || *m.family == p.src.family()) && (!m.protocol || *m.protocol == p.protocol) &&
            (!m.not_protocol || *m.not_protocol != p.protocol) && (!m.icmp || icmp(*m.icmp)) &&
-           (!m.not_icmp || !icmp(*m.not_icmp)) && side(m.src, p.src, p.src_port) && side(m.dst, p.dst, p.dst_port);
+           (!m.not_icmp || (m.not_icmp->code ? m.not_icmp->code != p.icmp.code : !icmp(*m.not_icmp))) &&
+           side(m.src, p.src, p.src_port) && side(m.dst, p.dst, p.dst_port);
   }
   std::optional<bool> walk(const std::string& chain, const Packet& p) const {
     for (const auto& m : r.chains.at(chain)) {
       if (!matches(m, p)) continue;
       if (m.verdict == Verdict::accept) return true;
       if (m.verdict == Verdict::drop) return false;
-      if (const auto v = walk(m.target, p)) return v;
+      if (m.verdict == Verdict::return_) return {};
+      if (m.verdict == Verdict::log) continue;
+      if (m.verdict == Verdict::pass) throw std::logic_error("a Pass is left in " + chain);
+      const auto v = walk(m.target, p);
+      if (v || m.verdict == Verdict::go) return v;
     }
     return {};
   }
@@ -187,6 +198,8 @@ struct Random {
     if (one_in(12)) e.namespace_selector = any<std::string>({"all()", "global()", "has(a)"});
     if (ported && one_in(3)) e.ports = {{79, 81}, {100, 100}};
     if (ported && one_in(5)) e.not_ports = {{80, 80}};
+    if (ported && one_in(4)) e.named_ports = any<std::vector<std::string>>({{"http"}, {"http", "dns"}, {"nobodys"}});
+    if (ported && one_in(8)) e.not_named_ports = any<std::vector<std::string>>({{"http"}, {"dns", "http"}});
     return e;
   }
   std::vector<Rule> rules() {
@@ -199,7 +212,7 @@ struct Random {
       if (one_in(8)) r.not_protocol = any<std::uint8_t>({6, 17});
       if (r.protocol == 1 || r.protocol == 58) {
         if (one_in(2)) r.icmp = Icmp{8, one_in(2) ? std::optional<std::uint8_t>(0) : std::nullopt};
-        if (one_in(4)) r.not_icmp = Icmp{8, {}};
+        if (one_in(4)) r.not_icmp = Icmp{8, one_in(2) ? std::optional<std::uint8_t>(0) : std::nullopt};
       }
       const bool ported = r.protocol == 6 || r.protocol == 17;
       r.source = side(ported);
@@ -224,6 +237,79 @@ struct Random {
   }
 };
 
+using Content = std::map<std::string, std::string>;
+
+/// Everything a small cluster may say.
+Content world(Random& random) {
+  Content content;
+  const auto some_profiles = [&] {
+    std::vector<std::string> out;
+    if (random.one_in(2)) out = random.any<std::vector<std::string>>({{"one"}, {"two", "one"}, {"one", "missing"}});
+    return out;
+  };
+  for (int i = 0; i < 4; ++i) {
+    WorkloadEndpoint e;
+    e.meta.ns = i == 3 ? "other" : "openstack";
+    if (random.one_in(2)) e.meta.labels["a"] = random.any<std::string>({"x", "y"});
+    if (random.one_in(2)) e.meta.labels["b"] = random.any<std::string>({"x", "y", "xy"});
+    e.orchestrator = "openstack";
+    e.node = "h";
+    e.workload = fmt::format("vm{}", i);
+    e.endpoint = fmt::format("p{}", i);
+    e.interface_name = fmt::format("tap{}", i);
+    e.mac = Mac{{2, 0, 0, 0, 0, static_cast<std::uint8_t>(i)}};
+    e.ip_networks = {Prefix::host(*Ip::parse(random.address(true))), Prefix::host(*Ip::parse(random.address(false)))};
+    if (random.one_in(4)) e.ip_networks.push_back(*Prefix::parse("10.0.0.4/30"));
+    e.profiles = some_profiles();
+    if (random.one_in(2)) e.ports.push_back({"http", 6, random.any<std::uint16_t>({80, 5000})});
+    if (random.one_in(3)) e.ports.push_back({"dns", random.any<std::uint8_t>({6, 17}), 100});
+    const WorkloadEndpointName name{"h", "openstack", e.workload, e.endpoint};
+    e.meta.name = format_wep_name(name);
+    content[workload_endpoint_key(e.meta.ns, name)] = to_json(e);
+  }
+  for (int i = 1 + random.below(4); i > 0; --i) {
+    NetworkPolicy p;
+    p.global = random.one_in(4);
+    p.meta.name = fmt::format("p{}", i);
+    if (!p.global) p.meta.ns = random.one_in(6) ? "other" : "openstack";
+    p.tier = random.any<std::string>({"default", "default", "first", "second", "unknown"});
+    p.selector = random.selector();
+    if (p.global && random.one_in(3)) p.namespace_selector = random.any<std::string>({"all()", "global()"});
+    if (random.one_in(2)) p.order = random.below(3);
+    if (random.one_in(4)) (random.one_in(2) ? p.ingress_type : p.egress_type) = false;
+    if (random.one_in(12)) (random.one_in(2) ? p.do_not_track : p.pre_dnat) = true;
+    p.ingress = random.rules();
+    p.egress = random.rules();
+    content[p.global ? fmt::format("{}{}", kGlobalNetworkPolicies, p.meta.name)
+                     : network_policy_key(p.meta.ns, p.meta.name)] = to_json(p);
+  }
+  for (const auto* name : {"first", "second", "default"})
+    if (random.one_in(2)) {
+      const Tier tier{random.one_in(3) ? std::nullopt : std::optional<double>(random.below(3)), random.one_in(2)};
+      content[fmt::format("{}{}", kTiers, name)] = to_json(name, tier);
+    }
+  for (const auto* name : {"one", "two", "kns.openstack"})
+    if (!random.one_in(4)) {
+      Profile p;
+      if (random.one_in(2)) p.labels_to_apply[random.any<std::string>({"a", "b"})] = "x";
+      if (random.one_in(3)) p.labels_to_apply["pcns.a"] = "y";
+      p.ingress = random.rules();
+      p.egress = random.rules();
+      content[fmt::format("{}{}", kProfiles, name)] = to_json(name, p);
+    }
+  for (int i = random.below(3); i > 0; --i) {
+    NetworkSet s;
+    if (random.one_in(2)) s.labels["a"] = random.any<std::string>({"x", "y"});
+    if (random.one_in(2)) s.labels["b"] = random.any<std::string>({"x", "xy"});
+    s.nets = random.nets();
+    const std::string ns = random.any<std::string>({"", "openstack", "other"});
+    const auto name = fmt::format("s{}", i);
+    content[ns.empty() ? fmt::format("{}{}", kGlobalNetworkSets, name)
+                       : fmt::format("{}{}/{}", kNetworkSets, ns, name)] = to_json(ns, name, s);
+  }
+  return content;
+}
+
 /// CALICO_SEED=n repeats a run.
 TEST(Evaluate, CompilerAgreesOnTenThousandRandomSets) {
   const char* given = std::getenv("CALICO_SEED");
@@ -234,42 +320,21 @@ TEST(Evaluate, CompilerAgreesOnTenThousandRandomSets) {
   std::size_t allowed = 0;
   std::size_t refused = 0;
   for (int round = 0; round < 10000; ++round) {
-    std::vector<std::pair<std::string, std::string>> content;
-    for (int i = 0; i < 4; ++i) {
-      WorkloadEndpoint e;
-      e.meta.ns = i == 3 ? "other" : "openstack";
-      if (random.one_in(2)) e.meta.labels["a"] = random.any<std::string>({"x", "y"});
-      if (random.one_in(2)) e.meta.labels["b"] = random.any<std::string>({"x", "y", "xy"});
-      e.orchestrator = "openstack";
-      e.node = "h";
-      e.workload = fmt::format("vm{}", i);
-      e.endpoint = fmt::format("p{}", i);
-      e.interface_name = fmt::format("tap{}", i);
-      e.mac = Mac{{2, 0, 0, 0, 0, static_cast<std::uint8_t>(i)}};
-      e.ip_networks = {Prefix::host(*Ip::parse(random.address(true))), Prefix::host(*Ip::parse(random.address(false)))};
-      if (random.one_in(4)) e.ip_networks.push_back(*Prefix::parse("10.0.0.4/30"));
-      const WorkloadEndpointName name{"h", "openstack", e.workload, e.endpoint};
-      e.meta.name = format_wep_name(name);
-      content.emplace_back(workload_endpoint_key(e.meta.ns, name), to_json(e));
-    }
-    for (int i = 1 + random.below(4); i > 0; --i) {
-      NetworkPolicy p;
-      p.global = random.one_in(4);
-      p.meta.name = fmt::format("p{}", i);
-      if (!p.global) p.meta.ns = random.one_in(6) ? "other" : "openstack";
-      p.selector = random.selector();
-      if (p.global && random.one_in(3)) p.namespace_selector = random.any<std::string>({"all()", "global()"});
-      if (random.one_in(2)) p.order = random.below(3);
-      if (random.one_in(4)) (random.one_in(2) ? p.ingress_type : p.egress_type) = false;
-      p.ingress = random.rules();
-      p.egress = random.rules();
-      content.emplace_back(p.global ? fmt::format("{}{}", kGlobalNetworkPolicies, p.meta.name)
-                                    : network_policy_key(p.meta.ns, p.meta.name),
-                           to_json(p));
-    }
+    const auto final = world(random);
+    std::vector<std::pair<std::string, std::string>> content(final.begin(), final.end());
     std::shuffle(content.begin(), content.end(), random.g);
     Policies policies;
     Compiler compiler({.host = "h"});
+    if (random.one_in(2)) {  // another past, which may leave no trace
+      const auto past = world(random);
+      for (const auto& [key, value] : past) compiler.update(key, value);
+      compiler.flush();
+      for (const auto& [key, value] : past)
+        if (!final.contains(key)) {
+          compiler.update(key, std::nullopt);
+          if (random.one_in(4)) compiler.flush();
+        }
+    }
     for (const auto& [key, value] : content) {
       const auto read = policies.update(key, value);
       ASSERT_TRUE(read) << value;
@@ -278,6 +343,12 @@ TEST(Evaluate, CompilerAgreesOnTenThousandRandomSets) {
     }
     compiler.flush();
     ASSERT_TRUE(compiler.faults().empty()) << compiler.faults().begin()->second;
+    if (round % 4 == 0) {
+      Compiler fresh({.host = "h"});
+      for (const auto& [key, value] : content) fresh.update(key, value);
+      fresh.flush();
+      ASSERT_EQ(to_text(compiler.ruleset()), to_text(fresh.ruleset())) << "seed " << seed << " round " << round;
+    }
     const Interpreter kernel{compiler.ruleset()};
     ASSERT_EQ(compiler.ruleset().endpoints.size(), 3U);
     for (const auto& [key, plan] : compiler.ruleset().endpoints)

@@ -80,7 +80,7 @@ TEST(Resources, PolicyDetails) {
 TEST(Resources, ABadRuleKeepsTheSelectorAndSaysWhatIsWrong) {
   for (auto [rules, what] : std::initializer_list<std::pair<const char*, const char*>>{
            {R"([{"action":"Alow"}])", "spec.ingress[0].action"},
-           {R"([{"action":"Allow","protocol":"tcp","destination":{"ports":["http"]}}])", "named port"},
+           {R"([{"action":"Allow","protocol":"tcp","destination":{"ports":["ht tp"]}}])", "a port's name"},
            {R"([{"action":"Allow","destination":{"ports":[80]}}])", "ports need protocol"},
            {R"([{"action":"Allow","protocol":"tcp","destination":{"ports":["9:8"]}}])", "first is above last"},
            {R"([{"action":"Allow","source":{"nets":["10.0.0.0/99"]}}])", "spec.ingress[0].source.nets"},
