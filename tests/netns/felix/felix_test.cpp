@@ -318,7 +318,7 @@ TEST(Felix, OneBadPolicyClosesOneEndpoint) {
   EXPECT_TRUE(pings(b.out, a.ip));
   EXPECT_FALSE(pings(b.out, c.ip, 1));
   const std::string why(b.described(c).at("error").as_string());
-  EXPECT_NE(why.find("named port"), std::string::npos) << why;
+  EXPECT_NE(why.find("a port's name"), std::string::npos) << why;
   b.group("bad", R"({"action":"Allow","protocol":"tcp","destination":{"ports":[80]}})");
   ASSERT_TRUE(b.up(c));
   EXPECT_TRUE(pings(b.out, c.ip));
