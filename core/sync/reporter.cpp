@@ -139,6 +139,15 @@ void Reporter::set(std::string key, std::optional<std::string> value, bool lease
   wake();
 }
 
+void Reporter::again(const std::string& key) {
+  std::lock_guard lock(m_);
+  const auto it = wanted_.find(key);
+  if (it == wanted_.end() || !it->second.value) return;
+  it->second.dirty = true;
+  it->second.generation = ++generation_;
+  wake();
+}
+
 void Reporter::set_node(std::string name, std::string labels_json, std::string spec_json) {
   std::lock_guard lock(m_);
   if (node_ && node_->name == name && node_->labels == labels_json && node_->spec == spec_json) return;

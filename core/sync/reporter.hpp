@@ -43,6 +43,7 @@ class Reporter final : public Report {
   void claim(std::string prefix) override;
   void settled(std::string prefix) override;
   void set(std::string key, std::optional<std::string> value, bool leased) override;
+  void again(const std::string& key) override;
   void set_node(std::string name, std::string labels_json, std::string spec_json) override;
 
   boost::asio::awaitable<void> run();

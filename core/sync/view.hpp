@@ -82,6 +82,8 @@ class Report {
   virtual void settled(std::string prefix) = 0;
   /// value absent = delete. `leased` keys carry this node's lease (90 s, kept alive) and are put again after its loss.
   virtual void set(std::string key, std::optional<std::string> value, bool leased = false) = 0;
+  /// Writes a key that is set once more, unchanged: for readers that act on the event.
+  virtual void again(const std::string& key) = 0;
   /// This node's Node resource: `labels` and `spec` are JSON objects as text. Written by create-or-compare-and-swap;
   /// foreign labels, annotations and spec fields already there are kept. A Node deleted by an operator is not written
   /// again until the content or the process changes.

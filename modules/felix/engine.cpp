@@ -21,6 +21,8 @@
 #include "core/netlink/sysctl.hpp"
 #include "core/nft/connection.hpp"
 #include "modules/felix/firewall.hpp"
+#include "modules/felix/listener.hpp"
+#include "modules/felix/migration.hpp"
 #include "modules/felix/taps.hpp"
 
 namespace calico::felix {
@@ -37,6 +39,10 @@ constexpr std::string_view kIntent[] = {
 std::int64_t now_us() {
   return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch())
       .count();
+}
+
+std::optional<std::string_view> view_of(const std::optional<std::string>& text) {
+  return text ? std::optional<std::string_view>(*text) : std::nullopt;
 }
 
 std::string utc_now() {
@@ -132,7 +138,7 @@ struct Engine::Impl {
       tasks.emplace(loop.executor(), "felix");
       tasks->spawn("heartbeat", [this]() { return heartbeat(); });
       if (settings.endpoint_reporting) report.claim(model::endpoint_status_prefix(settings.region, node));
-      std::vector<std::string> prefixes{std::string(model::kFelixConfigurations)};
+      std::vector<std::string> prefixes{std::string(model::kFelixConfigurations), std::string(model::kLiveMigrations)};
       for (const auto& prefix : kIntent) prefixes.emplace_back(prefix);
       subscription = view.watch(prefixes, loop.executor(), [this](const sync::Batch& b) { on_batch(b); });
       return {};
@@ -147,6 +153,7 @@ struct Engine::Impl {
       stopping = true;
       link_monitor->stop();
       nft_monitor->stop();
+      listeners.clear();
       if (tasks) tasks->cancel();
     });
     loop.stop();  // what is queued runs, nothing new is
@@ -156,6 +163,7 @@ struct Engine::Impl {
   void configure() {
     firewall->configure(settings);
     taps->configure(settings);
+    migrations.set_convergence(settings.migration_convergence);
     compiler.set_protection(settings.protect_nodes, settings.protected_ports);
   }
 
@@ -193,7 +201,12 @@ struct Engine::Impl {
         on_felix_configuration(u);
         continue;
       }
-      compiler.update(u.key, u.value ? std::optional<std::string_view>(*u.value) : std::nullopt);
+      if (u.key.starts_with(model::kLiveMigrations)) {
+        if (auto ok = migrations.update(u.key, view_of(u.value), std::chrono::steady_clock::now()); !ok)
+          log::warn("felix.bad_migration", "key", u.key, "what", ok.error().what, "action", "ignoring it");
+        continue;
+      }
+      compiler.update(u.key, view_of(u.value));
       if (!u.key.starts_with(model::kWorkloadEndpoints) || !is_local(u.key)) continue;
       if (!u.value) {
         times.erase(u.key);
@@ -281,11 +294,11 @@ struct Engine::Impl {
     touched.insert(delta.endpoints.begin(), delta.endpoints.end());
 
     if (!loaded || everything) {
-      for (const auto& key : planned)
-        if (!ruleset.endpoints.contains(key)) taps->drop_plan(key), touched.insert(key);
+      const auto before = std::exchange(planned, {});
+      for (const auto& key : before)
+        if (!ruleset.endpoints.contains(key)) drop_plan(key), touched.insert(key);
       for (const auto& [key, plan] : ruleset.endpoints) {
-        taps->set_plan(plan);
-        planned.insert(key);
+        set_plan(plan);
         touched.insert(key);
       }
       firewall->stage_all(ruleset);
@@ -293,9 +306,9 @@ struct Engine::Impl {
       for (const auto& key : delta.endpoints) {
         const auto plan = ruleset.endpoints.find(key);
         if (plan != ruleset.endpoints.end())
-          taps->set_plan(plan->second), planned.insert(key);
+          set_plan(plan->second);
         else
-          taps->drop_plan(key), planned.erase(key);
+          drop_plan(key);
       }
       firewall->stage(ruleset, delta);
     }
@@ -310,6 +323,9 @@ struct Engine::Impl {
         return put_off(ok.error(), std::move(touched));
       }
       loaded = true;
+      // A former process had heard it.
+      for (const auto& key : std::set<std::string>(migrations.expected()))
+        if (taps->has_elevated_routes(key)) migrations.heard(key);
     } else if (std::exchange(reload_firewall, false)) {
       if (auto ok = firewall->load(); !ok) {
         reload_firewall = true;
@@ -317,6 +333,7 @@ struct Engine::Impl {
       }
     }
 
+    follow_migrations();
     const auto refused_before = firewall->refused();
     const auto commits_before = firewall->commits();
     auto done = taps->withdraw();
@@ -343,6 +360,62 @@ struct Engine::Impl {
       report.settled(model::endpoint_status_prefix(settings.region, node));
     say_programmed();
     announce_ready();
+  }
+
+  void set_plan(const model::EndpointPlan& plan) {
+    migrations.add(plan.key, plan.ns, plan.name, std::chrono::steady_clock::now());
+    taps->set_plan(plan);
+    planned.insert(plan.key);
+  }
+  void drop_plan(const std::string& key) {
+    migrations.remove(key);
+    taps->drop_plan(key);
+    planned.erase(key);
+  }
+
+  // ---- live migration ----
+
+  /// Routes as the migrations have them, ears where a VM is expected, and the clock for what ends by itself.
+  void follow_migrations() {
+    migrations.expire(std::chrono::steady_clock::now());
+    for (const auto& key : migrations.take_changed()) {
+      taps->set_route_mode(key, migrations.mode(key));
+      log::info("felix.migration", "endpoint", key, "state", to_string(migrations.state(key)));
+      if (migrations.state(key) == Migrations::State::waiting)
+        tasks->spawn("report again", [this, key] { return report_again(key); });
+    }
+    std::erase_if(listeners, [&](const auto& l) {
+      const auto at = taps->interface_of(l.first);
+      return !migrations.expected().contains(l.first) || at != std::optional(l.second.interface());
+    });
+    for (const auto& key : migrations.expected()) {
+      const auto at = taps->interface_of(key);
+      const auto plan = compiler.ruleset().endpoints.find(key);
+      if (!at || listeners.contains(key) || plan == compiler.ruleset().endpoints.end() || !plan->second.mac) continue;
+      auto l = Listener::open(loop.executor(), *at, *plan->second.mac, [this, key] {
+        migrations.heard(key);
+        schedule();
+      });
+      if (l)
+        listeners.emplace(key, std::move(*l));
+      else
+        log::error("felix.not_listening", "endpoint", key, "what", l.error().what, "action",
+                   "its routes come when the migration is over");
+    }
+    if (const auto next = migrations.next(); next && !std::exchange(migration_timer, true))
+      tasks->spawn("migration", [this, at = *next]() -> awaitable<void> {
+        const bool due = co_await sleep_for(std::max(Duration(0), Duration(at - std::chrono::steady_clock::now())));
+        migration_timer = false;
+        if (due) schedule();
+      });
+  }
+
+  /// The source host now takes back its state of the endpoint; the driver sees an error of the port in that, unless it
+  /// hears of this host's after.
+  awaitable<void> report_again(std::string key) {
+    const bool due = co_await sleep_for(std::min<Duration>(5s, settings.migration_convergence));
+    const auto r = reported.find(key);
+    if (due && r != reported.end() && settings.endpoint_reporting) report.again(r->second.key);
   }
 
   void failed(const Error& e, bool& again) {
@@ -487,6 +560,7 @@ struct Engine::Impl {
       o["present"] = s.tap.present;
       o["running"] = s.tap.running;
       o["error"] = s.error;
+      o["migration"] = std::string(to_string(migrations.state(key)));
       o["notes"] = std::move(notes);
       // Latency of the current revision: microseconds since 1970, 0 = not yet.
       o["revision"] = t.revision;
@@ -541,6 +615,9 @@ struct Engine::Impl {
 
   sync::SyncState sync_state;
   std::vector<Ip> host_addresses;
+  Migrations migrations{node};
+  std::map<std::string, Listener> listeners;  // by endpoint
+  bool migration_timer = false;
   std::set<std::string> planned;  // endpoints handed to taps
   std::set<std::string> waiting;  // endpoints of a change the kernel did not take
   struct Reported {

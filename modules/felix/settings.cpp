@@ -69,6 +69,13 @@ constexpr config::Param kParams[] = {
      .def = "yes",
      .help = "Write the state of each endpoint; Neutron's port status follows it.",
      .felix_name = "EndpointReportingEnabled"},
+    {.name = "felix.migration_convergence",
+     .type = Type::duration,
+     .range = "0s:3600s",
+     .def = "30s",
+     .reload = Reload::live,
+     .help = "How long the routes of an endpoint that has migrated here stay stronger than those of other hosts.",
+     .felix_name = "LiveMigrationRouteConvergenceTime"},
 };
 
 std::vector<std::uint16_t> ports(const config::Config& c, std::string_view name) {
@@ -112,6 +119,7 @@ Settings settings_of(const config::Config& c) {
   s.route_protocol = static_cast<std::uint8_t>(c.integer("felix.route_protocol"));
   s.reporting_interval = c.duration("felix.reporting_interval");
   s.endpoint_reporting = c.boolean("felix.endpoint_reporting");
+  s.migration_convergence = c.duration("felix.migration_convergence");
   return s;
 }
 

@@ -22,6 +22,7 @@ struct Settings {
   std::uint8_t route_protocol = 88;
   Duration reporting_interval = std::chrono::seconds(30);
   bool endpoint_reporting = true;
+  Duration migration_convergence = std::chrono::seconds(30);
   bool operator==(const Settings&) const = default;
 };
 

@@ -10,6 +10,7 @@ namespace {
 
 /// Of our routes; upstream's default priority, so that tools read the same.
 constexpr std::uint32_t kMetric = 1024;
+constexpr std::uint32_t kElevatedMetric = 512;  // of an endpoint that just migrated here
 
 bool gone_already(int error) { return error == ENODEV || error == ENETDOWN || error == ENOENT || error == ESRCH; }
 
@@ -119,6 +120,57 @@ void Taps::drop_plan(const std::string& key) {
   changed_.insert(key);
 }
 
+void Taps::set_route_mode(const std::string& key, RouteMode mode) {
+  if (mode == RouteMode::normal)
+    modes_.erase(key);
+  else
+    modes_[key] = mode;
+  const auto name = interface_of_.find(key);
+  if (name == interface_of_.end()) return;
+  taps_.at(name->second).settings_due = true;
+  refresh(name->second);
+}
+
+RouteMode Taps::mode_of(const Tap& tap) const {
+  const auto it = modes_.find(tap.key);
+  return it == modes_.end() ? RouteMode::normal : it->second;
+}
+
+std::optional<IfIndex> Taps::interface_of(const std::string& key) const {
+  const auto name = interface_of_.find(key);
+  if (name == interface_of_.end()) return {};
+  const auto* link = link_of(taps_.at(name->second));
+  return link ? std::optional(link->index) : std::nullopt;
+}
+
+netlink::Route Taps::route_to(const Prefix& net, IfIndex dev, bool elevated) const {
+  netlink::Route r;
+  r.dst = net;
+  r.protocol = settings_.route_protocol;
+  r.scope = netlink::Scope::link;
+  r.metric = elevated ? kElevatedMetric : kMetric;
+  r.nexthops = {{.dev = dev}};
+  return netlink::normalised(std::move(r));
+}
+
+bool Taps::has_elevated_routes(const std::string& key) const {
+  const auto dev = interface_of(key);
+  if (!dev) return false;
+  const auto& nets = taps_.at(interface_of_.at(key)).plan.nets;
+  return std::any_of(nets.begin(), nets.end(), [&](const auto& net) {
+    const auto r = route_to(net, *dev, true);
+    const auto* have = routes_.actual(netlink::key_of(r));
+    return have && have->nexthops == r.nexthops;
+  });
+}
+
+bool Taps::is_being_replaced(const netlink::RouteKey& key, const netlink::Route& have) const {
+  auto other = key;
+  other.metric = key.metric == kMetric ? kElevatedMetric : kMetric;
+  const auto* want = routes_.desired(other);
+  return want && !routes_.actual(other) && want->nexthops == have.nexthops;
+}
+
 void Taps::retract(Tap& tap) {
   for (const auto& k : std::exchange(tap.routes, {})) want_route(k, tap.index, std::nullopt);
   for (const auto& k : std::exchange(tap.neighbours, {})) neighbours_.erase_desired(k);
@@ -163,14 +215,8 @@ void Taps::refresh(const std::string& name) {
       neighbours_.set_desired(k, {.dev = tap.index, .ip = net.addr, .mac = *tap.plan.mac});
       tap.neighbours.push_back(k);
     }
-    if (!link.running()) continue;
-    netlink::Route r;
-    r.dst = net;
-    r.protocol = settings_.route_protocol;
-    r.scope = netlink::Scope::link;
-    r.metric = kMetric;
-    r.nexthops = {{.dev = tap.index}};
-    r = netlink::normalised(std::move(r));
+    if (!link.running() || mode_of(tap) == RouteMode::withheld) continue;
+    const auto r = route_to(net, tap.index, mode_of(tap) == RouteMode::elevated);
     tap.routes.push_back(netlink::key_of(r));
     want_route(netlink::key_of(r), tap.index, r);
   }
@@ -287,6 +333,7 @@ Status Taps::withdraw() {
   netlink::Batch b;
   std::vector<netlink::RouteKey> routes;
   routes_.for_each_deletion([&](const auto& k, const netlink::Route& have) {
+    if (is_being_replaced(k, have)) return;  // goes once the other is there
     b.remove(have);
     routes.push_back(k);
   });
@@ -325,10 +372,12 @@ Status Taps::write_settings(Tap& tap, const netlink::Link& link) {
     const char* value;
   };
   const bool metadata_here = settings_.metadata_address && settings_.metadata_address->is_loopback();
+  // Without its route the host would answer, for the VM's own address, that somebody else has it.
+  const bool answer = mode_of(tap) != RouteMode::withheld;
   const Row rows[] = {
       {Family::v4, SysctlTree::conf, "forwarding", "1"},
       {Family::v4, SysctlTree::conf, "rp_filter", "1"},
-      {Family::v4, SysctlTree::conf, "proxy_arp", "1"},
+      {Family::v4, SysctlTree::conf, "proxy_arp", answer ? "1" : "0"},
       {Family::v4, SysctlTree::neigh, "proxy_delay", "0"},
       {Family::v4, SysctlTree::conf, "route_localnet", metadata_here ? "1" : "0"},
       {Family::v4, SysctlTree::conf, "send_redirects", "0"},

@@ -27,6 +27,7 @@
 #include "core/model/ruleset.hpp"
 #include "core/netlink/rtnl.hpp"
 #include "core/reconcile/delta_tracker.hpp"
+#include "modules/felix/migration.hpp"
 #include "modules/felix/settings.hpp"
 
 namespace calico::felix {
@@ -74,6 +75,12 @@ class Taps {
   [[nodiscard]] Status load();
   void set_plan(const model::EndpointPlan& plan);
   void drop_plan(const std::string& key);
+  /// How the endpoint's routes are programmed; normal unless said, also before its plan is there.
+  void set_route_mode(const std::string& key, RouteMode mode);
+  /// The endpoint's interface, when it is there.
+  std::optional<IfIndex> interface_of(const std::string& key) const;
+  /// After load(): the kernel has routes of elevated metric for the endpoint's addresses on its interface.
+  bool has_elevated_routes(const std::string& key) const;
 
   void on_link(const netlink::Link& link, bool gone);
   void on_address(const netlink::Address& address, bool gone);
@@ -108,6 +115,10 @@ class Taps {
   bool ours(const std::string& interface_name) const;
   bool our_device(IfIndex dev) const;
   const netlink::Link* link_of(const Tap& tap) const;
+  RouteMode mode_of(const Tap& tap) const;
+  netlink::Route route_to(const Prefix& net, IfIndex dev, bool elevated) const;
+  /// The same destination over the same device is about to be there with the other metric.
+  bool is_being_replaced(const netlink::RouteKey& key, const netlink::Route& have) const;
   void refresh(const std::string& interface_name);
   void retract(Tap& tap);
   void want_route(const netlink::RouteKey& key, IfIndex dev, std::optional<netlink::Route> route);
@@ -119,6 +130,7 @@ class Taps {
   Settings settings_;
   std::map<std::string, Tap> taps_;
   std::unordered_map<std::string, std::string> interface_of_;  // endpoint key → interface
+  std::unordered_map<std::string, RouteMode> modes_;           // endpoint key → mode, when not normal
   std::unordered_map<IfIndex, netlink::Link> links_;
   std::unordered_map<std::string, IfIndex> index_of_;
   std::map<std::pair<std::uint32_t, Prefix>, bool> addresses_;  // (link, prefix) of the host

@@ -28,7 +28,17 @@ class FakeReport final : public sync::Report {
     if (leased) leased_.insert(key);
     content_[std::move(key)] = std::move(*value);
   }
+  void again(const std::string& key) override {
+    std::lock_guard lock(mutex_);
+    ++again_[key];
+  }
   void set_node(std::string, std::string, std::string) override {}
+
+  int repeated(const std::string& key) const {
+    std::lock_guard lock(mutex_);
+    const auto it = again_.find(key);
+    return it == again_.end() ? 0 : it->second;
+  }
 
   std::optional<std::string> get(const std::string& key) const {
     std::lock_guard lock(mutex_);
@@ -58,6 +68,7 @@ class FakeReport final : public sync::Report {
 
  private:
   mutable std::mutex mutex_;
+  std::map<std::string, int> again_;
   std::map<std::string, std::string> content_;
   std::set<std::string> leased_, claimed_, settled_;
   int sets_ = 0;
