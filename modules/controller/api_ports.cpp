@@ -62,8 +62,9 @@ Reply<Api::PortInput> Api::read_port(Body& in) const {
       out.profile = v->is_null() ? "{}" : json::serialize(*v);
       if (out.profile->size() > kMaxProfile)
         in.invalid("binding:profile", fmt::format("it is longer than {} bytes", kMaxProfile));
-      if (v->is_object() && v->get_object().if_contains("migrating_to"))
-        in.invalid("binding:profile", "live migration (migrating_to) is not provided by this controller");
+      if (const auto* to = v->is_object() ? v->get_object().if_contains("migrating_to") : nullptr)
+        if (!to->is_string() || to->get_string().size() > kMaxName || !plain(std::string_view(to->get_string())))
+          in.invalid("binding:profile", "migrating_to: " + shown(*to) + " is not a host name");
     }
   }
   if (auto list = in.objects("fixed_ips", kMaxFixedIps)) {

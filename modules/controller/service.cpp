@@ -459,7 +459,8 @@ class Service::Impl {
     if (!got) co_return tl::unexpected(got.error());
     std::set<std::string> ours;
     for (const auto& [id, p] : state_.all<Port>()) {
-      if (Translator::wanted(p)) ours.insert(translator_.endpoint_key(p));
+      if (!Translator::wanted(p)) continue;
+      for (const auto& intent : translator_.endpoints(p)) ours.insert(intent.key);
     }
     for (const auto& kv : got->kvs) foreign += !ours.contains(kv.key);
     if (foreign > 0)

@@ -150,6 +150,16 @@ bool Translator::wanted(const Port& port) {
          (port.owner.starts_with("compute:") || port.owner.starts_with("kuryr:container"));
 }
 
+std::string Translator::migrating_to(const Port& port) {
+  boost::system::error_code error;
+  const auto profile = json::parse(port.profile, error);
+  if (error || !profile.is_object()) return {};
+  const auto* to = profile.get_object().if_contains("migrating_to");
+  if (!to || !to->is_string()) return {};
+  std::string host(to->get_string());
+  return host == port.host ? std::string() : host;
+}
+
 std::string Translator::endpoint_key(const Port& port) const {
   return fmt::format("{}workloadendpoints/{}/{}", kResources, region_.space, endpoint_name(port));
 }
@@ -212,6 +222,33 @@ Intent Translator::endpoint(const Port& port) const {
   metadata["annotations"] = json::object{{"openstack.projectcalico.org/network-id", port.network}};
   metadata["labels"] = std::move(labels);
   (*i.desired)["spec"] = std::move(spec);
+  return i;
+}
+
+std::vector<Intent> Translator::endpoints(const Port& port) const {
+  std::vector<Intent> out;
+  if (const auto to = migrating_to(port); !to.empty()) {
+    Port target = port;
+    target.host = to;
+    out.push_back(migration(port, target));  // before the endpoint, which without it is an ordinary one
+    out.push_back(endpoint(target));
+  }
+  out.push_back(endpoint(port));
+  return out;
+}
+
+/// Named as the endpoint of the target host.
+Intent Translator::migration(const Port& port, const Port& target) const {
+  const auto end = [&](const Port& p) {
+    return json::object{{"workloadEndpoint", json::object{{"hostname", p.host},
+                                                          {"orchestratorID", "openstack"},
+                                                          {"workloadID", fmt::format("openstack/{}", p.device)},
+                                                          {"endpointID", p.id}}}};
+  };
+  Intent i;
+  i.key = fmt::format("{}livemigrations/{}/{}", kResources, region_.space, endpoint_name(target));
+  i.desired = resource("LiveMigration", endpoint_name(target), region_.space);
+  (*i.desired)["spec"] = json::object{{"source", end(port)}, {"target", end(target)}};
   return i;
 }
 
@@ -282,13 +319,16 @@ std::vector<Intent> Translator::of(const std::vector<Touched>& touched) const {
         const auto* port = state_.find<Port>(t.id);
         if (port && wanted(*port)) {
           for (const auto& group : port->groups) need_policy(group);
-          endpoints.push_back(endpoint(*port));
-          keys_written.insert(endpoints.back().key);
+          for (auto& intent : this->endpoints(*port)) {
+            keys_written.insert(intent.key);
+            endpoints.push_back(std::move(intent));
+          }
         }
         if (t.before) {
           const auto& before = std::get<Port>(*t.before);
-          if (wanted(before) && !keys_written.contains(endpoint_key(before)))
-            removals.push_back(removal(endpoint_key(before)));
+          if (wanted(before))
+            for (const auto& intent : this->endpoints(before))
+              if (!keys_written.contains(intent.key)) removals.push_back(removal(intent.key));
         }
         break;
       }
@@ -314,7 +354,8 @@ std::vector<Intent> Translator::all() const {
   for (const auto& [id, s] : state_.all<Subnet>()) out.push_back(subnet(s));
   for (const auto& [id, g] : state_.all<SecurityGroup>()) out.push_back(policy(id));
   for (const auto& [id, p] : state_.all<Port>()) {
-    if (wanted(p)) out.push_back(endpoint(p));
+    if (!wanted(p)) continue;
+    for (auto& intent : endpoints(p)) out.push_back(std::move(intent));
   }
   return out;
 }

@@ -58,6 +58,8 @@ class Translator {
 
   /// A port that an agent programs: an instance's, bound to a host.
   static bool wanted(const Port& port);
+  /// Where nova is moving the port's instance (binding:profile's migrating_to); "" = nowhere, or it is there already.
+  static std::string migrating_to(const Port& port);
   std::string endpoint_key(const Port& port) const;
   std::string policy_key(std::string_view group) const;
   std::string subnet_key(std::string_view subnet) const;
@@ -65,6 +67,9 @@ class Translator {
   void set_projects(Projects projects) { projects_ = std::move(projects); }
 
   Intent endpoint(const Port& port) const;
+  /// All a wanted port stands for: its endpoint and, while it migrates, the LiveMigration and the endpoint of the target
+  /// host, in the order they are to be written.
+  std::vector<Intent> endpoints(const Port& port) const;
   Intent policy(std::string_view group) const;
   Intent subnet(const Subnet& subnet) const;
   Intent removal(std::string key) const;
@@ -77,6 +82,7 @@ class Translator {
   static std::vector<Intent> defaults(std::string_view guid);
 
  private:
+  Intent migration(const Port& port, const Port& target) const;
   const State& state_;
   Region region_;
   Projects projects_;
