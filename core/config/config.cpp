@@ -7,6 +7,7 @@
 #include <set>
 
 #include "core/config/load.hpp"
+#include "core/config/upstream.hpp"
 
 namespace calico::config {
 namespace {
@@ -279,6 +280,7 @@ const Value& Config::value(std::string_view name) const {
 const std::string& Config::text(std::string_view name) const { return value(name).text; }
 bool Config::is_given(std::string_view name) const { return value(name).layer > kLayerDefault; }
 std::string Config::where(std::string_view name) const { return value(name).where; }
+bool Config::is_upstream(std::string_view name) const { return value(name).upstream; }
 bool Config::boolean(std::string_view name) const { return parse_boolean(text(name)).value_or(false); }
 std::int64_t Config::integer(std::string_view name) const { return parse_integer(text(name)).value_or(0); }
 std::uint64_t Config::size(std::string_view name) const { return parse_size(text(name)).value_or(0); }
@@ -324,18 +326,27 @@ std::vector<std::uint32_t> Config::numbers(std::string_view key) const {
   return {out.begin(), out.end()};
 }
 
-Config Config::with_felix(const std::map<std::string, std::string>& upstream, std::vector<std::string>* ignored) const {
+Config Config::with_felix(const std::map<std::string, std::string>& upstream, const std::string& resource,
+                          std::vector<std::string>* ignored) const {
   Config out = *this;
+  const auto where = "FelixConfiguration " + resource;
   for (const auto& [name, text] : upstream) {
     const auto* row = schema_->find_felix(name);
-    std::string ours = text;
-    if (row && row->type == Type::duration && parse_integer(text)) ours += "s";
-    if (!row || (!ours.empty() && !check_value(*row, ours))) {
-      if (ignored) ignored->push_back(name);
+    const auto ignore = [&](const std::string& why) {
+      if (ignored) ignored->push_back(fmt::format("{}: {} {}", where, name, why));
+    };
+    if (!row) {
+      ignore(unused(name));
+      continue;
+    }
+    if (text.empty()) continue;
+    auto ours = from_upstream(*row, text);
+    if (!ours) {
+      ignore("is ignored: " + ours.error().what);
       continue;
     }
     auto& slot = out.values_[row->name];
-    if (slot.layer <= kLayerFelixConfiguration) slot = {ours, "FelixConfiguration", kLayerFelixConfiguration};
+    if (slot.layer <= kLayerFelixConfiguration) slot = {std::move(*ours), where, kLayerFelixConfiguration, true};
   }
   return out;
 }

@@ -57,8 +57,9 @@ class Schema {
 
 struct Value {
   std::string text;
-  std::string where;  ///< "default" or as in Fault
-  int layer = 0;      ///< 0 default … higher wins; see load.hpp
+  std::string where;      ///< "default" or as in Fault
+  int layer = 0;          ///< 0 default … higher wins; see load.hpp
+  bool upstream = false;  ///< given by upstream's name: what is wrong with it is a warning, never a fault
 };
 
 class Config {
@@ -73,6 +74,7 @@ class Config {
   /// True when the user gave it in some layer above the default.
   bool is_given(std::string_view name) const;
   std::string where(std::string_view name) const;
+  bool is_upstream(std::string_view name) const;
   bool boolean(std::string_view name) const;
   std::int64_t integer(std::string_view name) const;
   std::uint64_t size(std::string_view name) const;
@@ -89,9 +91,11 @@ class Config {
 
   const Schema& schema() const { return *schema_; }
   const std::map<std::string, Value, std::less<>>& values() const { return values_; }
-  /// A copy where FelixConfiguration values (upstream name → text) lie between the default and everything else; values
-  /// of names we do not use, or that do not parse, are ignored and returned in `ignored`.
-  Config with_felix(const std::map<std::string, std::string>& upstream, std::vector<std::string>* ignored) const;
+  /// A copy where the values of a FelixConfiguration (upstream name → text) lie between the default and everything
+  /// else; a second call lies above the first. Values of names we do not use, or that do not parse, are ignored, and
+  /// named in `ignored`, one line each: "FelixConfiguration default: IptablesBackend is not used here: …".
+  Config with_felix(const std::map<std::string, std::string>& upstream, const std::string& resource,
+                    std::vector<std::string>* ignored) const;
   /// INI text that, read back, gives the same configuration; comments carry where each value came from.
   std::string print() const;
 

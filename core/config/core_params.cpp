@@ -358,8 +358,14 @@ constexpr Param kCore[] = {
 
     {.name = "metrics.listen",
      .type = Type::ip_port,
-     .def = "",
-     .help = "Prometheus and health. Not yet built: must be empty."},
+     .def = "127.0.0.1:9091",
+     .reload = Reload::session,
+     .help = "Where /metrics (Prometheus), /healthz/live and /healthz/ready are served; empty = nowhere."},
+    {.name = "metrics.insecure",
+     .type = Type::boolean,
+     .def = "no",
+     .reload = Reload::live,
+     .help = "Metrics and health may be served on other addresses than loopback: to anybody, in the clear."},
 };
 
 }  // namespace
@@ -414,7 +420,8 @@ void check_core(const Config& c, Faults& faults) {
     if (c.boolean(key + "ttl_security") && c.integer(key + "multihop") > 1 && c.integer(key + "multihop") > 254)
       fault(key + "multihop", "ttl_security accepts 0 to 254 hops");
   }
-  if (c.is_set("metrics.listen")) fault("metrics.listen", "metrics are not built yet; leave it empty");
+  if (const auto at = c.ip_port("metrics.listen"); at && !at->ip.is_loopback() && !c.boolean("metrics.insecure"))
+    fault("metrics.listen", "is not loopback; that needs insecure = yes: anybody who reaches it may read");
 }
 
 }  // namespace calico::config

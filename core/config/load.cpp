@@ -8,6 +8,8 @@
 #include <fstream>
 #include <set>
 
+#include "core/config/upstream.hpp"
+
 namespace calico::config {
 namespace {
 
@@ -91,14 +93,6 @@ void read_ini(const std::string& file, bool must_exist, std::vector<IniLine>& ou
   }
 }
 
-/// Upstream's durations are bare seconds and its enumerations upper case; ours carry units.
-std::string from_upstream(const Param& row, std::string_view text) {
-  if (row.type == Type::duration && !text.empty() &&
-      std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c); }))
-    return std::string(text) + "s";
-  return std::string(text);
-}
-
 class Builder {
  public:
   explicit Builder(std::shared_ptr<const Schema> schema) : schema_(std::move(schema)) {}
@@ -142,16 +136,23 @@ class Builder {
     if (layer >= slot.layer) slot = {text, where, layer};
   }
 
+  /// By upstream's name. That file and those variables are shared with upstream: nothing in them keeps us from
+  /// starting, and an empty value is none.
   void put_felix(std::string_view upstream, std::string_view text, const std::string& where, int layer) {
     const auto* row = schema_->find_felix(upstream);
     if (!row) {
       if (warned_.insert(upper(upstream)).second)
-        loaded_.warnings.push_back(fmt::format("{}: {} is not used by calico-node; ignoring", where, upstream));
+        loaded_.warnings.push_back(fmt::format("{}: {} {}", where, upstream, unused(upstream)));
       return;
     }
-    const std::string_view name = row->name;
-    const auto dot = name.rfind('.');
-    put(std::string(name.substr(0, dot)), std::string(name.substr(dot + 1)), from_upstream(*row, text), where, layer);
+    if (text.empty()) return;
+    auto ours = from_upstream(*row, text);
+    if (!ours) {
+      loaded_.warnings.push_back(fmt::format("{}: {} is ignored: {}", where, upstream, ours.error().what));
+      return;
+    }
+    auto& slot = values_[row->name];
+    if (layer >= slot.layer) slot = {std::move(*ours), where, layer, true};
   }
 
   void file(const std::string& path, bool must_exist) {

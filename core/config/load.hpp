@@ -26,7 +26,7 @@ struct Sources {
 struct Loaded {
   Config config;
   Faults faults;                      ///< empty = usable
-  std::vector<std::string> warnings;  ///< upstream names we do not use, once each
+  std::vector<std::string> warnings;  ///< upstream names we do not use or whose value is bad, once each
 };
 
 /// Thread: any. Reads files; no other side effect.

@@ -9,6 +9,7 @@
 
 #include "core/config/diff.hpp"
 #include "core/config/load.hpp"
+#include "core/config/upstream.hpp"
 
 namespace calico::config {
 namespace {
@@ -85,11 +86,121 @@ TEST_F(ConfigTest, LayersWinInOrder) {
   EXPECT_THAT(l.warnings[0], HasSubstr("NoSuchThing"));
   // FelixConfiguration lies below all of these and above the default.
   std::vector<std::string> ignored;
-  const auto c =
-      l.config.with_felix({{"FelixHostname", "from-resource"}, {"OpenstackRegion", "east"}, {"Other", "1"}}, &ignored);
+  const auto c = l.config.with_felix({{"FelixHostname", "from-resource"}, {"OpenstackRegion", "east"}, {"Other", "1"}},
+                                     "default", &ignored);
   EXPECT_EQ(c.text("node.name"), "from-environment");
   EXPECT_EQ(c.text("openstack.region"), "east");
-  EXPECT_EQ(ignored, std::vector<std::string>{"Other"});
+  EXPECT_EQ(ignored,
+            std::vector<std::string>{"FelixConfiguration default: Other is no parameter calico-node knows of"});
+}
+
+/// Rows like felix's own.
+constexpr Param kAgent[] = {
+    {.name = "agent.interval",
+     .type = Type::duration,
+     .range = "1s:3600s",
+     .def = "30s",
+     .felix_name = "ReportingIntervalSecs,ReportingInterval"},
+    {.name = "agent.port", .type = Type::integer, .range = "0|1:65535", .def = "8775", .felix_name = "MetadataPort"},
+    {.name = "agent.on", .type = Type::boolean, .def = "no", .felix_name = "HealthEnabled"},
+    {.name = "agent.action", .range = "drop|return|accept", .def = "drop", .felix_name = "DefaultEndpointToHostAction"},
+    {.name = "agent.prefix", .type = Type::list, .def = "tap", .felix_name = "InterfacePrefix"},
+};
+
+TEST_F(ConfigTest, UpstreamSourcesWinInUpstreamsOrder) {
+  auto schema = std::make_shared<Schema>();
+  ASSERT_TRUE(schema->add(core_params()));
+  ASSERT_TRUE(schema->add(kAgent));
+  Sources s;
+  s.host_name = "h";
+  const auto with = [&](const std::string& felix_cfg, const std::string& environment, const std::string& per_host,
+                        const std::string& global) {
+    const auto felix =
+        file("felix.cfg", "[global]\n" + (felix_cfg.empty() ? "" : "metadataPORT = " + felix_cfg + "\n"));
+    s.files = {file("one.conf", "[node]\nfelix_cfg = " + felix + "\n")};
+    s.environment.clear();
+    if (!environment.empty()) s.environment = {{"FELIX_METADATAPORT", environment}};
+    const auto l = load(schema, s);
+    EXPECT_EQ(all(l.faults), "");
+    std::map<std::string, std::string> node, all_nodes;
+    if (!per_host.empty()) node["MetadataPort"] = per_host;
+    if (!global.empty()) all_nodes["MetadataPort"] = global;
+    return l.config.with_felix(all_nodes, "default", nullptr).with_felix(node, "node.h", nullptr);
+  };
+  // Environment, felix.cfg, node.<host>, default, built in: each over the next, an unreadable or empty one is none.
+  EXPECT_EQ(with("2", "1", "3", "4").integer("agent.port"), 1);
+  EXPECT_EQ(with("2", "", "3", "4").integer("agent.port"), 2);
+  EXPECT_EQ(with("", "", "3", "4").integer("agent.port"), 3);
+  EXPECT_EQ(with("", "", "", "4").integer("agent.port"), 4);
+  EXPECT_EQ(with("", "", "", "").integer("agent.port"), 8775);
+  EXPECT_EQ(with("2", "many", "3", "4").integer("agent.port"), 2);
+  EXPECT_EQ(with("many", "-1", "3", "4").integer("agent.port"), 3);
+  EXPECT_EQ(with("", "", "70000", "4").integer("agent.port"), 4);
+  EXPECT_EQ(with("none", "", "3", "4").integer("agent.port"), 0);
+  EXPECT_EQ(with("", "", "3", "4").where("agent.port"), "FelixConfiguration node.h");
+  // A file of ours, above felix.cfg, below the environment.
+  const auto ours = file("two.conf", "[agent]\nport = 5\n");
+  const auto felix = file("felix.cfg", "[global]\nMetadataPort = 2\n");
+  s.files = {file("one.conf", "[node]\nfelix_cfg = " + felix + "\n"), ours};
+  s.environment.clear();
+  EXPECT_EQ(load(schema, s).config.integer("agent.port"), 5);
+}
+
+TEST_F(ConfigTest, UpstreamsSpellings) {
+  const auto ours = [](std::size_t row, std::string_view text) {
+    auto v = from_upstream(kAgent[row], text);
+    return v ? *v : "refused: " + v.error().what;
+  };
+  for (const auto& [text, want] : std::map<std::string, std::string>{{"30", "30s"},
+                                                                     {"1.5", "1500ms"},
+                                                                     {"1m30s", "90s"},
+                                                                     {"1h0m0s", "3600s"},
+                                                                     {"2000ms", "2s"},
+                                                                     {"90s", "90s"},
+                                                                     {"5m", "300s"}})
+    EXPECT_EQ(ours(0, text), want) << text;
+  for (const auto* text : {"none", "0", "-5", "1e3", "nan", "inf", "1m30", "5 s", "s", "1x", "99999999999999999999",
+                           "1.2.3s", "99999999999999999999h"})
+    EXPECT_THAT(ours(0, text), HasSubstr("refused: ")) << text;
+  for (const auto* text : {"true", "Yes", "y", "T", "1", "Enabled"}) {
+    const auto v = ours(2, text);
+    EXPECT_TRUE(check_value(kAgent[2], v)) << text << " " << v;
+  }
+  EXPECT_EQ(ours(2, "f"), "no");
+  EXPECT_EQ(ours(2, "NONE"), "no");
+  EXPECT_THAT(ours(2, "maybe"), HasSubstr("yes or no"));
+  EXPECT_EQ(ours(3, "ACCEPT"), "ACCEPT");
+  EXPECT_THAT(ours(3, "REJECT"), HasSubstr("drop|return|accept"));
+  EXPECT_EQ(ours(4, "cali,tap"), "cali,tap");
+  EXPECT_EQ(ours(4, "none"), "");
+}
+
+TEST_F(ConfigTest, WhatUpstreamsFilesSayWrongIsNamedOnceAndStopsNothing) {
+  auto schema = std::make_shared<Schema>();
+  ASSERT_TRUE(schema->add(core_params()));
+  ASSERT_TRUE(schema->add(kAgent));
+  const auto felix =
+      file("felix.cfg",
+           "[global]\nMetadataPort = 99999\nIptablesBackend = nft\nFrobnicate = 1\n[other]\niptablesbackend = "
+           "x\nHealthEnabled =\n");
+  Sources s;
+  s.host_name = "h";
+  s.files = {file("one.conf", "[node]\nfelix_cfg = " + felix + "\n")};
+  s.environment = {{"FELIX_DEFAULTENDPOINTTOHOSTACTION", "REJECT"}};
+  const auto l = load(schema, s);
+  EXPECT_EQ(all(l.faults), "");
+  EXPECT_EQ(l.config.integer("agent.port"), 8775);
+  EXPECT_EQ(l.config.text("agent.action"), "drop");
+  std::string text;
+  for (const auto& w : l.warnings) text += w + "\n";
+  ASSERT_EQ(l.warnings.size(), 4U) << text;
+  EXPECT_THAT(text, HasSubstr("felix.cfg:2: MetadataPort is ignored: value '99999' is outside the accepted range"));
+  EXPECT_THAT(text, HasSubstr("felix.cfg:3: IptablesBackend is not used here: the tables are felix's own"));
+  EXPECT_THAT(text, HasSubstr("felix.cfg:4: Frobnicate is no parameter"));
+  EXPECT_THAT(text, HasSubstr("environment FELIX_DEFAULTENDPOINTTOHOSTACTION: DEFAULTENDPOINTTOHOSTACTION is ignored"));
+  // In our own file the same is a fault.
+  s.files = {file("one.conf", "[node]\nfelix_cfg =\n[agent]\nport = 99999\n")};
+  EXPECT_THAT(all(load(schema, s).faults), HasSubstr("outside the accepted range"));
 }
 
 TEST_F(ConfigTest, FaultsNameFileLineKeyValueAndRange) {
@@ -189,6 +300,10 @@ TEST_F(ConfigTest, CrossChecks) {
   EXPECT_THAT(faults_of("[datastore]\nca_file = /a\n"), HasSubstr("cert_file: missing"));
   EXPECT_THAT(faults_of("[datastore]\nendpoints = 192.168.0.2:2379\n"), HasSubstr("is not http://"));
   EXPECT_THAT(faults_of("[bgp.range.r]\nprefix = 10.0.0.0/8\nremote_as = 1\n"), HasSubstr("insecure = yes"));
+  EXPECT_THAT(faults_of("[metrics]\nlisten = 0.0.0.0:9091\n"), HasSubstr("metrics] listen: is not loopback"));
+  EXPECT_EQ(faults_of("[metrics]\nlisten = 0.0.0.0:9091\ninsecure = yes\n"), "");
+  EXPECT_EQ(faults_of("[metrics]\nlisten = [::1]:9091\n"), "");
+  EXPECT_EQ(faults_of("[metrics]\nlisten =\n"), "");
   EXPECT_THAT(faults_of("[bgp.range.r]\nprefix = 10.0.0.0/8\nremote_as = 1\ninsecure = yes\n"),
               HasSubstr("peers_from_datastore"));
 }
