@@ -1,9 +1,11 @@
 // Engine, kernel, birdc, sessions from Nodes and the own Node, put together.
 #include "core/bgp/speaker.hpp"
 
+#include <atomic>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/json.hpp>
 #include <filesystem>
+#include <future>
 #include <set>
 
 #include "core/bgp/birdc/server.hpp"
@@ -390,12 +392,38 @@ class Speaker::Impl {
     return json::serialize(out);
   }
 
+  Counts counts() const {
+    Counts c;
+    for (const auto state : {PeerState::idle, PeerState::connect, PeerState::active, PeerState::open_sent,
+                             PeerState::open_confirm, PeerState::established})
+      c.sessions[std::string(to_string(state))] = 0;
+    for (const auto& p : engine->peers()) {
+      ++c.sessions[std::string(to_string(p.state))];
+      c.updates_in += p.counters.updates_in;
+      c.updates_out += p.counters.updates_out;
+      c.flaps += p.counters.flaps;
+      c.treated_as_withdraw += p.counters.treated_as_withdraw;
+      c.imported += p.v4.imported + p.v6.imported;
+      c.exported += p.v4.exported + p.v6.exported;
+      c.stale += p.v4.stale + p.v6.stale;
+    }
+    const auto e = engine->status();
+    c.routes_v4 = e.routes_v4;
+    c.routes_v6 = e.routes_v6;
+    c.isolated = e.isolated;
+    const auto k = kernel->status();
+    c.kernel_announced = k.imported;
+    c.kernel_installed = k.exported;
+    c.kernel_failed = k.failed;
+    return c;
+  }
+
   const Options options;
   SpeakerSettings settings;  // after start(): loop
   sync::View& view;
   sync::Report& report;
   const Hooks hooks;
-  int users = 0;  // main thread
+  std::atomic<int> users = 0;  // written by the main thread
 
   Loop loop{"bgp"};
   std::unique_ptr<KernelBgp> kernel;
@@ -485,6 +513,15 @@ Engine& Speaker::engine() { return *impl_->engine; }
 std::string Speaker::describe() {
   if (impl_->users == 0) return "{}";
   return impl_->loop.call([this] { return impl_->describe(); });
+}
+
+std::optional<Speaker::Counts> Speaker::counts(std::chrono::milliseconds patience) const {
+  if (impl_->users == 0) return {};
+  auto promise = std::make_shared<std::promise<Counts>>();
+  auto answer = promise->get_future();
+  impl_->loop.post([i = impl_.get(), promise] { promise->set_value(i->counts()); });
+  if (answer.wait_for(patience) != std::future_status::ready) return {};
+  return answer.get();
 }
 
 }  // namespace calico::bgp

@@ -10,8 +10,11 @@
 /// Thread: create, start, reconfigure and stop from the main thread. Owns: the loop "bgp" and all that runs on it.
 /// Errors: invalid (configuration: no address to peer from, two peers of one address), exists (179 in use), those of
 /// the kernel.
+#include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -60,6 +63,16 @@ class Speaker {
   Engine& engine();
   /// JSON for the control socket: sessions and counts.
   std::string describe();
+  /// Of the whole speaker; nullopt when its loop did not answer within `patience`, or it does not run.
+  struct Counts {
+    std::map<std::string, std::size_t> sessions;                                        ///< by state, all states
+    std::uint64_t updates_in = 0, updates_out = 0, flaps = 0, treated_as_withdraw = 0;  ///< of the sessions there are
+    std::size_t imported = 0, exported = 0, stale = 0;  ///< routes of sessions, both families
+    std::size_t routes_v4 = 0, routes_v6 = 0;
+    std::size_t kernel_announced = 0, kernel_installed = 0, kernel_failed = 0;
+    bool isolated = false;
+  };
+  std::optional<Counts> counts(std::chrono::milliseconds patience) const;
 
  private:
   class Impl;

@@ -23,6 +23,10 @@ class Kv;
 namespace calico::bgp {
 class Speaker;
 }
+namespace calico::metrics {
+class Health;
+class Registry;
+}  // namespace calico::metrics
 
 namespace calico::module {
 
@@ -33,7 +37,8 @@ struct ControlRequest {
 };
 struct ControlReply {
   int status = 200;
-  std::string json;  ///< one document; errors: {"error": "one line"}
+  std::string json;                       ///< one document; errors: {"error": "one line"}
+  std::string type = "application/json";  ///< metrics are text
 };
 /// Runs on the control thread, one at a time; may wait for a loop (Loop::call) but not for the network beyond 10 s.
 using ControlHandler = std::function<ControlReply(const ControlRequest&)>;
@@ -49,6 +54,23 @@ class Control {
   /// `route` is "GET /felix/endpoints". Handlers stay until the process ends; register before start() returns.
   virtual void handle(std::string route, ControlHandler handler) = 0;
   virtual void stream(std::string /*route*/, ControlStream /*handler*/) {}
+};
+
+/// What the process tells of itself to those who watch it: served at [metrics] listen and where modules ask for it.
+/// Thread: any.
+class Telemetry {
+ public:
+  virtual ~Telemetry() = default;
+  virtual metrics::Registry& metrics() = 0;
+  virtual metrics::Health& health() = 0;
+  struct Listen {
+    config::IpPort at;
+    bool metrics = false;  ///< health is served at every place, metrics only where this says so
+    bool operator==(const Listen&) const = default;
+  };
+  /// The places `owner`'s configuration asks for, instead of those it asked for before. What cannot be bound is logged
+  /// and tried again; what is not loopback is refused, logged, unless [metrics] insecure allows it.
+  virtual void serve(const std::string& owner, std::vector<Listen> places) = 0;
 };
 
 /// Thread: any, except where said.
@@ -76,6 +98,7 @@ class Context {
   /// The host's one BGP engine with its kernel side; made at the first call (compute and route-reflector share it).
   virtual bgp::Speaker& speaker() = 0;
   virtual Control& control() = 0;
+  virtual Telemetry& telemetry() = 0;
 
   /// This module's last known state is programmed, or it waits and says why. READY=1 goes out when all modules said so.
   virtual void ready(std::string_view module) = 0;

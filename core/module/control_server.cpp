@@ -58,7 +58,9 @@ struct ControlServer::Impl {
     const auto in = control_request(request);
     try {
       auto reply = handler(in);
-      return http::Response::json(static_cast<unsigned>(reply.status), std::move(reply.json));
+      auto response = http::Response::json(static_cast<unsigned>(reply.status), std::move(reply.json));
+      response.headers.set("Content-Type", std::move(reply.type));
+      return response;
     } catch (const std::exception& e) {
       return http::Response::json(500, error_json(e.what()));
     }

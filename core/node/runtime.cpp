@@ -21,6 +21,7 @@
 #include "core/module/context.hpp"
 #include "core/module/control_server.hpp"
 #include "core/module/module.hpp"
+#include "core/node/collectors.hpp"
 #include "core/node/datastore.hpp"
 #include "core/node/join_control.hpp"
 #include "core/node/move_control.hpp"
@@ -28,6 +29,7 @@
 #include "core/node/resource_control.hpp"
 #include "core/node/store_control.hpp"
 #include "core/node/store_keeper.hpp"
+#include "core/node/telemetry.hpp"
 #include "core/store/db.hpp"
 #include "core/store/kv.hpp"
 #include "core/sync/service.hpp"
@@ -73,14 +75,15 @@ class Runtime final : public module::Context {
   store::Kv* embedded() override { return datastore_->embedded(); }
   bgp::Speaker& speaker() override { return *speaker_; }
   module::Control& control() override { return control_; }
+  module::Telemetry& telemetry() override { return telemetry_; }
 
   void ready(std::string_view module) override {
     std::lock_guard lock(mutex_);
     waiting_.erase(std::string(module));
     if (waiting_.empty() && started_ && !ready_sent_) {
-      ready_sent_ = true;
-      notify("READY=1");
-      log::info("node.ready", "name", node_name(), "roles", joined(plan_.roles));
+      tell_ready();
+    } else {
+      tell_waiting();
     }
   }
   void status(std::string_view module, std::string line) override {
@@ -110,6 +113,20 @@ class Runtime final : public module::Context {
   static int say_failed(const Error& e) {
     fmt::print(stderr, "calico-node: {}\n", e.what);
     return e.code == Errc::invalid ? 2 : 3;
+  }
+
+  /// Both under the mutex.
+  void tell_ready() {
+    ready_sent_ = true;
+    notify("READY=1");
+    telemetry_.health().set("node", {.ready = true, .detail = joined(plan_.roles)});
+    log::info("node.ready", "name", node_name(), "roles", joined(plan_.roles));
+  }
+  void tell_waiting() {
+    if (ready_sent_) return;
+    std::string who;
+    for (const auto& m : waiting_) who += (who.empty() ? "" : ",") + m;
+    telemetry_.health().set("node", {.ready = false, .detail = "waiting for " + (who.empty() ? "its start" : who)});
   }
 
   /// A reflector has a descriptor a session, and the usual soft limit is 1024.
@@ -149,6 +166,12 @@ class Runtime final : public module::Context {
 
   /// The order matters: what comes later uses what came before; stop_all() goes the other way.
   Status make_shared_parts() {
+    {
+      std::lock_guard lock(mutex_);
+      tell_waiting();
+    }
+    configure_telemetry(config());
+    telemetry_.start();
     auto datastore = Datastore::open(config(), has_role("controller"), state_dir());
     if (!datastore) return tl::unexpected(datastore.error());
     datastore_ = std::move(*datastore);
@@ -209,7 +232,31 @@ class Runtime final : public module::Context {
     move_control_ = std::make_unique<MoveControl>(*datastore_, control_, node_name(), [this] { begin_anew(); });
     resource_control_ = std::make_unique<ResourceControl>(sync_->datastore(), control_);
     control_.handle("GET /status", [this](const module::ControlRequest&) { return describe(); });
+    collect_metrics();
+    control_.handle("GET /metrics", [this](const module::ControlRequest&) {
+      return module::ControlReply{200, telemetry_.metrics().text(), "text/plain; version=0.0.4; charset=utf-8"};
+    });
+    for (const bool ready : {false, true})
+      control_.handle(ready ? "GET /readiness" : "GET /liveness", [this, ready](const module::ControlRequest&) {
+        const auto a = ready ? telemetry_.health().readiness() : telemetry_.health().liveness();
+        return module::ControlReply{a.ok ? 200 : 503, a.json};
+      });
     return control_.listen(run_dir() + "/control.ctl");
+  }
+
+  void configure_telemetry(const config::Config& c) {
+    telemetry_.allow_beyond_loopback(c.boolean("metrics.insecure"));
+    std::vector<module::Telemetry::Listen> places;
+    if (const auto at = c.ip_port("metrics.listen")) places.push_back({.at = *at, .metrics = true});
+    telemetry_.serve("metrics", std::move(places));
+  }
+
+  /// What the shared parts count anyway, read at a scrape.
+  void collect_metrics() {
+    telemetry_.metrics().collect("sync", [this](metrics::Page& page) { collect_sync(page, *sync_); });
+    if (auto* kv = datastore_->embedded())
+      telemetry_.metrics().collect("store", [kv](metrics::Page& page) { collect_store(page, *kv); });
+    if (speaker_) telemetry_.metrics().collect("bgp", [this](metrics::Page& page) { collect_bgp(page, *speaker_); });
   }
 
   /// Of a time when the cloud's datastore was elsewhere: what it says of moves is old (core/move).
@@ -257,11 +304,10 @@ class Runtime final : public module::Context {
       if (auto ok = r.object->start(); !ok) return wrap(ok.error(), fmt::format("module {}", r.table->name));
     std::lock_guard lock(mutex_);
     started_ = true;
-    if (waiting_.empty() && !ready_sent_) {
-      ready_sent_ = true;
-      notify("READY=1");
-      log::info("node.ready", "name", node_name(), "roles", joined(plan_.roles));
-    }
+    if (waiting_.empty() && !ready_sent_)
+      tell_ready();
+    else
+      tell_waiting();
     return {};
   }
 
@@ -279,6 +325,7 @@ class Runtime final : public module::Context {
       });
     };
     next();
+    telemetry_.watch("main", io_.get_executor());
     auto work = asio::make_work_guard(io_);
     io_.run();
   }
@@ -306,7 +353,9 @@ class Runtime final : public module::Context {
         log::info("config.changed", "what", change.to_string());
     }
     if (check) return answer;
+    for (const auto& w : loaded.warnings) log::warn("config.not_used", "what", w);
     current_ = std::move(loaded.config);
+    configure_telemetry(current_);
     for (auto& r : running_)
       if (auto ok = r.object->reconfigure(current_); !ok) {
         log::error("config.refused", "module", r.table->name, "reason", ok.error().what);
@@ -332,6 +381,7 @@ class Runtime final : public module::Context {
     notify(again_ ? fmt::format("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1000000LL + now.tv_nsec / 1000)
                   : std::string("STOPPING=1"));
     // First the operator's socket: its handlers belong to modules and ask their loops.
+    telemetry_.stop();
     control_.stop();
     for (auto r = running_.rbegin(); r != running_.rend(); ++r) r->object->stop();
     for (auto r = running_.rbegin(); r != running_.rend(); ++r) r->table->destroy(r->object);
@@ -352,6 +402,7 @@ class Runtime final : public module::Context {
   config::Config current_;  // what the last reload gave the modules; main thread
   asio::io_context io_{1};
   asio::signal_set signals_{io_, SIGTERM, SIGINT, SIGHUP};
+  Telemetry telemetry_;
   std::optional<store::StateLock> lock_;
   std::unique_ptr<Datastore> datastore_;
   std::unique_ptr<sync::Service> sync_;

@@ -91,6 +91,7 @@ class FakeContext final : public module::Context, public module::Control {
   store::Kv* kv() override { return kv_.get(); }
   bgp::Speaker& speaker() override { std::abort(); }
   module::Control& control() override { return *this; }
+  module::Telemetry& telemetry() override { std::abort(); }
   void handle(std::string route, module::ControlHandler handler) override { routes_[route] = std::move(handler); }
   void ready(std::string_view) override { ready_ = true; }
   void status(std::string_view, std::string) override {}
