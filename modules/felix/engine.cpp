@@ -23,6 +23,7 @@
 #include "modules/felix/firewall.hpp"
 #include "modules/felix/listener.hpp"
 #include "modules/felix/migration.hpp"
+#include "modules/felix/measures.hpp"
 #include "modules/felix/taps.hpp"
 
 namespace calico::felix {
@@ -60,6 +61,19 @@ struct Times {
   std::int64_t status_us = 0;
 };
 
+double seconds_since(TimePoint t) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - t).count();
+}
+
+struct Turn {
+  explicit Turn(Measures& m) : measures(m) {}
+  ~Turn() { measures.turn(std::chrono::steady_clock::now() - began); }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+  Measures& measures;
+  const TimePoint began = std::chrono::steady_clock::now();
+};
+
 }  // namespace
 
 struct Engine::Impl {
@@ -70,6 +84,7 @@ struct Engine::Impl {
         report(r),
         hooks(std::move(h)),
         settings(settings_of(c)),
+        measures(hooks.metrics ? *hooks.metrics : nobody, node),
         compiler(fresh_compiler()) {}
 
   model::Compiler fresh_compiler() const {
@@ -130,10 +145,13 @@ struct Engine::Impl {
     running = true;
     lock.unlock();
     started = std::chrono::steady_clock::now();
+    for (const auto& line : unusable(config)) tell_ignored(line);
     return loop.call([this]() -> Status {
       link_monitor->start();
       nft_monitor->start();
       configure();
+      if (hooks.health) hooks.health->set("felix", {.ready = false, .detail = "starting"});
+      if (hooks.configured) hooks.configured(settings);
       if (auto ok = taps->load(); !ok) return wrap(ok.error(), "felix");
       tasks.emplace(loop.executor(), "felix");
       tasks->spawn("heartbeat", [this]() { return heartbeat(); });
@@ -170,17 +188,23 @@ struct Engine::Impl {
   /// The file's configuration, with what the datastore says between the defaults and it.
   void take_configuration() {
     configuration_changed = false;
-    auto values = felix_default;
-    for (const auto& [k, v] : felix_node) values[k] = v;
     std::vector<std::string> ignored;
-    const auto next = settings_of(config.with_felix(values, &ignored));
+    const auto given =
+        config.with_felix(felix_default, "default", &ignored).with_felix(felix_node, "node." + node, &ignored);
+    for (auto& line : unusable(given)) ignored.push_back(std::move(line));
+    for (const auto& line : ignored) tell_ignored(line);
+    measures.ignored.set(static_cast<double>(ignored.size()));
+    const auto next = settings_of(given);
     if (next == settings) return;
+    const bool report_now = next.endpoint_reporting && !settings.endpoint_reporting;
     const bool anew = next.interface_prefixes != settings.interface_prefixes || next.region != settings.region;
     settings = next;
     log::info("felix.configured", "interfaces", fmt::format("{}", fmt::join(settings.interface_prefixes, ",")),
               "metadata", settings.metadata_address ? settings.metadata_address->to_string() : "off", "route_protocol",
               settings.route_protocol);
     configure();
+    if (hooks.configured) hooks.configured(settings);
+    if (report_now) report_all();
     if (anew) {
       compiler = fresh_compiler();
       compiler.set_host_addresses(host_addresses);
@@ -191,12 +215,28 @@ struct Engine::Impl {
     reload_taps = true;  // another protocol or prefix makes other objects ours
   }
 
+  /// Named once, however often the configuration is looked at.
+  void tell_ignored(const std::string& line) {
+    if (told_ignored.size() < 1000 && told_ignored.insert(line).second)
+      log::warn("felix.configuration_ignored", "what", line);
+  }
+
+  /// Reporting was off until now.
+  void report_all() {
+    report.claim(model::endpoint_status_prefix(settings.region, node));
+    for (const auto& [key, r] : reported)
+      if (!r.key.empty()) report.set(r.key, model::endpoint_status_json(r.state));
+    settled = false;
+  }
+
   // ---- intent ----
 
   void on_batch(const sync::Batch& b) {
     if (stopping) return;
+    const Turn turn(measures);
     const auto now = now_us();
     for (const auto& u : b.updates) {
+      measures.updates_of(u.key).add();
       if (u.key.starts_with(model::kFelixConfigurations)) {
         on_felix_configuration(u);
         continue;
@@ -219,6 +259,8 @@ struct Engine::Impl {
     }
     usable = usable || b.usable;
     sync_state = b.state;
+    measures.sync_state(sync_state.phase);
+    if (!b.updates.empty() && !seen) seen = std::chrono::steady_clock::now();
     if (sync_state.phase == sync::Phase::in_sync && !std::exchange(was_in_sync, true)) beat();
     schedule();
   }
@@ -275,6 +317,7 @@ struct Engine::Impl {
   void apply() {
     scheduled = false;
     if (stopping) return;
+    const Turn turn(measures);
     if (configuration_changed) take_configuration();
     if (!usable) {
       say(fmt::format("waiting for the datastore: {}",
@@ -283,11 +326,14 @@ struct Engine::Impl {
       return;
     }
     if (std::exchange(reload_taps, false) && loaded) {
+      measures.reread_links.add();
       if (auto ok = taps->load(); !ok) return failed(ok.error(), reload_taps);
     }
     if (taps->take_host_addresses(host_addresses)) compiler.set_host_addresses(host_addresses);
     const auto begin = std::chrono::steady_clock::now();
     auto delta = compiler.flush();
+    if (!delta.empty()) measures.calculate.observe(seconds_since(begin));
+    concerns_kernel = concerns_kernel || !delta.empty();
     const auto& ruleset = compiler.ruleset();
     std::set<std::string> touched = std::move(waiting);
     waiting.clear();
@@ -327,6 +373,7 @@ struct Engine::Impl {
       for (const auto& key : std::set<std::string>(migrations.expected()))
         if (taps->has_elevated_routes(key)) migrations.heard(key);
     } else if (std::exchange(reload_firewall, false)) {
+      measures.reread_tables.add();
       if (auto ok = firewall->load(); !ok) {
         reload_firewall = true;
         return put_off(ok.error(), std::move(touched));
@@ -352,6 +399,7 @@ struct Engine::Impl {
       log::debug("felix.applied", "endpoints", delta.endpoints.size(), "ms",
                  std::chrono::duration<double, std::milli>(took).count());
     report_endpoints(touched);
+    measure(begin, firewall->commits() != commits_before || !delta.empty());
     if (taps->pending())
       retry_later();  // an interface came or refused something between
     else
@@ -418,6 +466,31 @@ struct Engine::Impl {
     if (due && r != reported.end() && settings.endpoint_reporting) report.again(r->second.key);
   }
 
+  /// The kernel has it.
+  void measure(TimePoint begin, bool wrote) {
+    if (wrote) measures.apply.observe(seconds_since(begin));
+    if (!std::exchange(programmed_once, true))
+      measures.first_apply.set(seconds_since(started));
+    else if (seen && concerns_kernel)
+      measures.revision_to_kernel.observe(seconds_since(*seen));
+    seen.reset();
+    concerns_kernel = false;
+    const auto d = [](auto n) { return static_cast<double>(n); };
+    measures.nft_commits.set(d(firewall->commits()));
+    measures.nft_operations.set(d(firewall->operations()));
+    measures.nft_refused.set(d(firewall->refused().size()));
+    measures.netlink_writes.set(d(taps->writes()));
+    count_due = count_due || wrote;
+    if (std::chrono::steady_clock::now() - counted > 10s) count();
+  }
+
+  /// Now and then: it walks over the cloud.
+  void count() {
+    if (!std::exchange(count_due, false)) return;
+    counted = std::chrono::steady_clock::now();
+    measures.counts(compiler);
+  }
+
   void failed(const Error& e, bool& again) {
     again = true;
     put_off(e, {});
@@ -425,6 +498,7 @@ struct Engine::Impl {
 
   /// The kernel did not take it: the endpoints concerned are down until it does.
   void put_off(const Error& e, std::set<std::string> touched) {
+    measures.failures.add();
     log::error("felix.not_programmed", "what", e.what, "action", "keeping the former state, retrying");
     say(fmt::format("not programmed: {}", e.what));
     report_endpoints(touched, e.what);
@@ -503,6 +577,7 @@ struct Engine::Impl {
     bool going = true;
     while (going) {
       beat();
+      count();
       const Duration pause = settings.reporting_interval;
       going = co_await sleep_for(pause);
     }
@@ -518,8 +593,10 @@ struct Engine::Impl {
   }
 
   void say(std::string line) {
-    if (line == last_line) return;
+    if (line == last_line && programmed_once == health_ready) return;
     last_line = line;
+    health_ready = programmed_once;
+    if (hooks.health) hooks.health->set("felix", {.ready = health_ready, .detail = line});
     hooks.status(std::move(line));
   }
 
@@ -529,6 +606,9 @@ struct Engine::Impl {
       up += r.state == model::EndpointState::up;
       closed += !r.error.empty();
     }
+    measures.up.set(static_cast<double>(up));
+    measures.down.set(static_cast<double>(reported.size() - up));
+    measures.closed.set(static_cast<double>(closed));
     say(fmt::format("{}: {} endpoints, {} up{}", sync::to_string(sync_state.phase), reported.size(), up,
                     closed ? fmt::format(", {} closed by a fault", closed) : ""));
   }
@@ -601,6 +681,8 @@ struct Engine::Impl {
   sync::Report& report;
   Hooks hooks;
   Settings settings;
+  metrics::Registry nobody;  // without a process around us
+  Measures measures;
   model::Compiler compiler;
   std::map<std::string, std::string> felix_default, felix_node;
 
@@ -628,7 +710,9 @@ struct Engine::Impl {
   std::map<std::string, Reported> reported;
   std::map<std::string, Times> times;
   std::string last_line;
-  TimePoint started;
+  std::set<std::string> told_ignored;
+  std::optional<TimePoint> seen;  // the oldest change the kernel has not answered yet
+  TimePoint started, counted{};
   Duration retry_after = 100ms;
 
   std::mutex gate;          // between stop() and who waits for the loop
@@ -647,6 +731,10 @@ struct Engine::Impl {
   bool was_in_sync = false;
   bool told_alive = false;
   bool told_ready = false;
+  bool programmed_once = false;
+  bool health_ready = false;     // as told
+  bool concerns_kernel = false;  // what was seen changed rules or endpoints
+  bool count_due = true;
 };
 
 Engine::Engine(std::string node, const config::Config& config, sync::View& view, sync::Report& report, Hooks hooks)

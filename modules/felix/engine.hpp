@@ -20,6 +20,8 @@
 #include "core/base/clock.hpp"
 #include "core/base/error.hpp"
 #include "core/config/config.hpp"
+#include "core/metrics/health.hpp"
+#include "core/metrics/metrics.hpp"
 #include "core/sync/view.hpp"
 #include "modules/felix/settings.hpp"
 
@@ -31,6 +33,9 @@ class Engine {
     std::function<void()> ready;  ///< the last known state is programmed, or there is none and status says so
     std::function<void(std::string)> status;
     std::function<void(std::string)> fatal;
+    std::function<void(const Settings&)> configured = {};  ///< at the start and at each change; felix's loop
+    metrics::Registry* metrics = nullptr;                  ///< outlives the engine; nullptr: counted for nobody
+    metrics::Health* health = nullptr;                     ///< told as "felix"
   };
   Engine(std::string node, const config::Config& config, sync::View& view, sync::Report& report, Hooks hooks);
   ~Engine();

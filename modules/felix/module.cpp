@@ -25,6 +25,16 @@ class FelixModule final : public module::Module {
     hooks.ready = [this] { context_.ready("felix"); };
     hooks.status = [this](std::string line) { context_.status("felix", std::move(line)); };
     hooks.fatal = [this](std::string reason) { context_.fatal("felix", std::move(reason)); };
+    hooks.metrics = &context_.telemetry().metrics();
+    hooks.health = &context_.telemetry().health();
+    hooks.configured = [this](const Settings& s) {
+      auto& telemetry = context_.telemetry();
+      telemetry.health().set_patience("felix", s.watchdog_timeout);
+      std::vector<module::Telemetry::Listen> places;
+      if (s.health_at) places.push_back({.at = *s.health_at, .metrics = false});
+      if (s.metrics_at) places.push_back({.at = *s.metrics_at, .metrics = true});
+      telemetry.serve("felix", std::move(places));
+    };
     engine_.emplace(context_.node_name(), config, context_.view(), context_.report(), std::move(hooks));
     return {};
   }

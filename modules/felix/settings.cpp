@@ -39,10 +39,10 @@ constexpr config::Param kParams[] = {
      .felix_name = "MetadataAddr"},
     {.name = "felix.metadata_port",
      .type = Type::integer,
-     .range = "1:65535",
+     .range = "0:65535",
      .def = "8775",
      .reload = Reload::live,
-     .help = "Port of metadata_address.",
+     .help = "Port of metadata_address; 0 = nowhere.",
      .felix_name = "MetadataPort"},
     {.name = "felix.endpoint_to_host_action",
      .range = "drop|return|accept",
@@ -67,6 +67,7 @@ constexpr config::Param kParams[] = {
     {.name = "felix.endpoint_reporting",
      .type = Type::boolean,
      .def = "yes",
+     .reload = Reload::live,
      .help = "Write the state of each endpoint; Neutron's port status follows it.",
      .felix_name = "EndpointReportingEnabled"},
     {.name = "felix.migration_convergence",
@@ -76,6 +77,49 @@ constexpr config::Param kParams[] = {
      .reload = Reload::live,
      .help = "How long the routes of an endpoint that has migrated here stay stronger than those of other hosts.",
      .felix_name = "LiveMigrationRouteConvergenceTime"},
+    {.name = "felix.health_enabled",
+     .type = Type::boolean,
+     .def = "no",
+     .reload = Reload::live,
+     .help = "Serve /liveness and /readiness at health_host and health_port too, besides [metrics] listen.",
+     .felix_name = "HealthEnabled"},
+    {.name = "felix.health_host",
+     .def = "localhost",
+     .reload = Reload::live,
+     .help = "Address, or localhost (127.0.0.1); others than loopback need [metrics] insecure = yes.",
+     .felix_name = "HealthHost"},
+    {.name = "felix.health_port",
+     .type = Type::integer,
+     .range = "1:65535",
+     .def = "9099",
+     .reload = Reload::live,
+     .help = "Port of health_host.",
+     .felix_name = "HealthPort"},
+    {.name = "felix.metrics_enabled",
+     .type = Type::boolean,
+     .def = "no",
+     .reload = Reload::live,
+     .help = "Serve /metrics at metrics_host and metrics_port too, besides [metrics] listen.",
+     .felix_name = "PrometheusMetricsEnabled"},
+    {.name = "felix.metrics_host",
+     .def = "localhost",
+     .reload = Reload::live,
+     .help = "Address, or localhost (127.0.0.1); others than loopback need [metrics] insecure = yes.",
+     .felix_name = "PrometheusMetricsHost"},
+    {.name = "felix.metrics_port",
+     .type = Type::integer,
+     .range = "1:65535",
+     .def = "9091",
+     .reload = Reload::live,
+     .help = "Port of metrics_host.",
+     .felix_name = "PrometheusMetricsPort"},
+    {.name = "felix.watchdog_timeout",
+     .type = Type::duration,
+     .range = "20s:3600s",
+     .def = "90s",
+     .reload = Reload::live,
+     .help = "A loop of felix that gives no sign of life for so long makes the process not live.",
+     .felix_name = "DataplaneWatchdogTimeout"},
 };
 
 std::vector<std::uint16_t> ports(const config::Config& c, std::string_view name) {
@@ -92,6 +136,20 @@ std::vector<std::uint16_t> ports(const config::Config& c, std::string_view name)
 
 bool is_prefix(const std::string& p) {
   return p.size() <= 14 && model::is_interface_name(p) && p.find('*') == std::string::npos;
+}
+
+/// Where one may listen; "" and localhost are 127.0.0.1, names are not looked up.
+std::optional<Ip> host_of(const std::string& text) {
+  if (text.empty() || text == "localhost") return Ip::v4(0x7f000001);
+  auto ip = Ip::parse(text);
+  return ip ? std::optional(*ip) : std::nullopt;
+}
+
+/// Port one may listen at, if `enabled`.
+std::optional<config::IpPort> place_of(const config::Config& c, const std::string& what) {
+  const auto ip = host_of(c.text("felix." + what + "_host"));
+  if (!ip || !c.boolean("felix." + what + "_enabled")) return {};
+  return config::IpPort{*ip, static_cast<std::uint16_t>(c.integer("felix." + what + "_port"))};
 }
 
 bool off(const std::string& text) { return text.empty() || text == "none" || text == "None"; }
@@ -118,12 +176,20 @@ Settings settings_of(const config::Config& c) {
   s.drop_to_host = action.empty() || action[0] == 'd' || action[0] == 'D';
   s.route_protocol = static_cast<std::uint8_t>(c.integer("felix.route_protocol"));
   s.reporting_interval = c.duration("felix.reporting_interval");
+  if (s.metadata_port == 0) s.metadata_address.reset();
   s.endpoint_reporting = c.boolean("felix.endpoint_reporting");
   s.migration_convergence = c.duration("felix.migration_convergence");
+  s.health_at = place_of(c, "health");
+  s.metrics_at = place_of(c, "metrics");
+  s.watchdog_timeout = c.duration("felix.watchdog_timeout");
   return s;
 }
 
-void check(const config::Config& c, config::Faults& faults) {
+namespace {
+
+/// Every fault in the values, whoever gave them.
+config::Faults judged(const config::Config& c) {
+  config::Faults faults;
   const auto bad = [&](const std::string& key, std::string what) {
     faults.push_back({c.where(key), key, std::move(what)});
   };
@@ -140,7 +206,29 @@ void check(const config::Config& c, config::Faults& faults) {
   for (const auto p : ports(c, "felix.public_ports"))
     if (!std::binary_search(known.begin(), known.end(), p))
       bad("felix.public_ports", fmt::format("{} is not one of protected_ports, so this changes nothing", p));
+  for (const char* key : {"felix.health_host", "felix.metrics_host"})
+    if (!host_of(c.text(key))) bad(key, fmt::format("'{}': accepted: an address, or localhost", c.text(key)));
   if (auto ok = model::check_region(c.text("openstack.region")); !ok) bad("openstack.region", ok.error().what);
+  return faults;
+}
+
+/// The region is part of every key: with a wrong one felix would do nothing, so it is a fault wherever it stands.
+bool forgiven(const config::Config& c, const config::Fault& f) {
+  return c.is_upstream(f.key) && f.key != "openstack.region";
+}
+
+}  // namespace
+
+void check(const config::Config& c, config::Faults& faults) {
+  for (auto& f : judged(c))
+    if (!forgiven(c, f)) faults.push_back(std::move(f));
+}
+
+std::vector<std::string> unusable(const config::Config& c) {
+  std::vector<std::string> out;
+  for (const auto& f : judged(c))
+    if (forgiven(c, f)) out.push_back(f.to_string());
+  return out;
 }
 
 }  // namespace calico::felix

@@ -23,6 +23,9 @@ struct Settings {
   Duration reporting_interval = std::chrono::seconds(30);
   bool endpoint_reporting = true;
   Duration migration_convergence = std::chrono::seconds(30);
+  std::optional<config::IpPort> health_at;   ///< absent = not asked for
+  std::optional<config::IpPort> metrics_at;  ///< besides [metrics] listen
+  Duration watchdog_timeout = std::chrono::seconds(90);
   bool operator==(const Settings&) const = default;
 };
 
@@ -30,6 +33,10 @@ struct Settings {
 
 /// The rows of [felix].
 [[nodiscard]] config::Params params();
+/// What is wrong beyond the rows' ranges, in our own files, variables and options.
 void check(const config::Config& config, config::Faults& faults);
+/// The same in felix.cfg, FELIX_* and FelixConfiguration, one line each: there it keeps nobody from starting, the
+/// default is taken.
+[[nodiscard]] std::vector<std::string> unusable(const config::Config& config);
 
 }  // namespace calico::felix

@@ -145,6 +145,9 @@ class Bench {
   FakeReport report;
   std::unique_ptr<felix::Engine> engine;
   std::string fatal, status;
+  felix::Settings settings;  // as told; under the mutex
+  metrics::Registry metrics;
+  metrics::Health health;
   std::vector<std::string> sets = {"node.name=h"};
   std::atomic<bool> ready = false;
   std::atomic<bool> block = false, blocked = false;  ///< holds felix's loop at its next status line
@@ -248,6 +251,12 @@ class Bench {
     hooks.fatal = [this](std::string why) {
       std::lock_guard lock(mutex);
       fatal = std::move(why);
+    };
+    hooks.metrics = &metrics;
+    hooks.health = &health;
+    hooks.configured = [this](const felix::Settings& now) {
+      std::lock_guard lock(mutex);
+      settings = now;
     };
     ready = false;
     engine = std::make_unique<felix::Engine>("h", loaded.config, view, report, std::move(hooks));
