@@ -200,9 +200,9 @@ struct Telemetry::Impl {
       }
       owner.health_.set(
           component,
-          {.live = false, .ready = false, .detail = fmt::format("no sign of life for {:.0f} s", seconds(owes))});
+          {.live = false, .ready = false, .detail = fmt::format("no sign of life for {:.1f} s", seconds(owes))});
       if (!std::exchange(p.stuck, true))
-        log::error("loop.stuck", "loop", name, "seconds", fmt::format("{:.0f}", seconds(owes)), "action",
+        log::error("loop.stuck", "loop", name, "seconds", fmt::format("{:.1f}", seconds(owes)), "action",
                    "restart the service and report it");
     }
   }

@@ -734,7 +734,7 @@ struct Engine::Impl {
   bool programmed_once = false;
   bool health_ready = false;     // as told
   bool concerns_kernel = false;  // what was seen changed rules or endpoints
-  bool count_due = true;
+  bool count_due = false;
 };
 
 Engine::Engine(std::string node, const config::Config& config, sync::View& view, sync::Report& report, Hooks hooks)

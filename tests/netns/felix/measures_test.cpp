@@ -36,8 +36,8 @@ TEST(FelixMeasures, CountWhatHappens) {
   for (auto* vm : {&a, &c}) b.plug(*vm);
   b.endpoint(a, {"web"});
   ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
-  EXPECT_TRUE(b.health.readiness().ok) << b.health.readiness().json;
+  ASSERT_TRUE(eventually("a up", [&] { return sample(b, "felix_endpoints{status=\"up\"}") == 1; }));
+  EXPECT_TRUE(eventually("ready", [&] { return b.health.readiness().ok; })) << b.health.readiness().json;
   EXPECT_EQ(sample(b, "felix_host{host=\"h\"}"), 1);
   EXPECT_EQ(sample(b, "felix_resync_state"), 3);
   EXPECT_EQ(sample(b, "felix_active_local_endpoints"), 1);
@@ -53,7 +53,7 @@ TEST(FelixMeasures, CountWhatHappens) {
   // A change, from its revision to the kernel's answer.
   const auto calls = sample(b, "felix_nft_calls");
   b.endpoint(c, {"web"});
-  ASSERT_TRUE(b.up(c));
+  ASSERT_TRUE(eventually("c up", [&] { return sample(b, "felix_endpoints{status=\"up\"}") == 2; }));
   EXPECT_EQ(sample(b, "felix_revision_to_kernel_seconds_count"), 1);
   const auto took = sample(b, "felix_revision_to_kernel_seconds_sum");
   EXPECT_GT(took, 0);
@@ -68,10 +68,11 @@ TEST(FelixMeasures, CountWhatHappens) {
   b.gone(c);
   EXPECT_TRUE(eventually("gone", [&] { return sample(b, "felix_endpoints{status=\"up\"}") == 1; }));
   EXPECT_EQ(sample(b, "felix_revision_to_kernel_seconds_count"), 2);
-  // A fault closes one endpoint, and is counted.
-  b.view.set(Bench::key(c), "{}");
+  // A policy that cannot be read closes the endpoints it selects, and is counted.
+  b.group("web", R"({"action":"Perhaps"})");
   EXPECT_TRUE(eventually("the fault", [&] { return sample(b, "felix_faulty_values") == 1; }));
-  EXPECT_EQ(sample(b, "felix_endpoints_closed"), 1);
+  EXPECT_TRUE(eventually("closed", [&] { return sample(b, "felix_endpoints_closed") == 1; }));
+  EXPECT_EQ(sample(b, "felix_endpoints{status=\"down\"}"), 1);
   // Everybody's lines at once: nothing that a scraper would refuse.
   EXPECT_EQ(b.metrics.text().find("left_out"), std::string::npos);
 }
@@ -103,6 +104,7 @@ TEST(FelixConfiguration, IsTakenAtRunTime) {
                  "defaultEndpointToHostAction":"Perhaps"}})");
   ASSERT_TRUE(eventually("six ignored", [&] { return sample(b, "felix_configuration_ignored") == 6; }))
       << sample(b, "felix_configuration_ignored");
+  ASSERT_TRUE(eventually("the rest taken", [&] { return settings().health_at.has_value(); }));
   const auto now = settings();
   ASSERT_TRUE(now.health_at);
   EXPECT_EQ(now.health_at->to_string(), "127.0.0.1:9100");

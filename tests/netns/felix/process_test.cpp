@@ -1,5 +1,6 @@
 // A whole process, controller and felix on one host, seen by those who watch it: curl at its ports, before and after
 // the datastore's configuration.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <signal.h>
 #include <unistd.h>
@@ -52,7 +53,7 @@ TEST(FelixProcess, IsWatchedOverHttp) {
                            "\ncalico_sync_phase{phase=\"in sync\"} 1\n", "\nprocess_open_fds "})
     EXPECT_THAT(page, HasSubstr(line));
   EXPECT_THAT(page, Not(HasSubstr("left_out")));
-  EXPECT_THAT(log(), HasSubstr("MetadataAddr"));
+  EXPECT_THAT(log(), HasSubstr("[felix] metadata_address: 'some-name'"));
   EXPECT_THAT(log(), HasSubstr("IptablesBackend is not used here"));
   // The operator's socket has the same.
   EXPECT_THAT(host.run("curl -s --unix-socket " + dir.file("run/control.ctl") + " http://x/metrics"),
