@@ -367,6 +367,9 @@ Compiler::Counts Compiler::counts() const {
   c.classes = impl_->classes.size();
   c.selector_sets = impl_->selector_sets.size();
   c.nodes = impl_->node_addresses.size() - impl_->node_addresses.count("");
+  c.tiers = impl_->tiers.size();
+  for (const auto& [name, p] : impl_->profiles) c.profiles += p.present;
+  c.network_sets = impl_->network_set_ids.size();
   return c;
 }
 

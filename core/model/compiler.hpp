@@ -66,6 +66,9 @@ class Compiler {
     std::size_t classes = 0;
     std::size_t selector_sets = 0;
     std::size_t nodes = 0;
+    std::size_t tiers = 0;
+    std::size_t profiles = 0;
+    std::size_t network_sets = 0;
   };
   Counts counts() const;
 

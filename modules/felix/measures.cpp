@@ -18,6 +18,9 @@ metrics::Gauge& endpoints(metrics::Registry& r, const char* status) {
 Measures::Measures(metrics::Registry& r, const std::string& node)
     : endpoint_updates_(updates(r, "workload-endpoint")),
       policy_updates_(updates(r, "policy")),
+      tier_updates_(updates(r, "tier")),
+      profile_updates_(updates(r, "profile")),
+      set_updates_(updates(r, "network-set")),
       node_updates_(updates(r, "node")),
       configuration_updates_(updates(r, "configuration")),
       other_updates_(updates(r, "other")),
@@ -30,6 +33,9 @@ Measures::Measures(metrics::Registry& r, const std::string& node)
       all_endpoints_(r.gauge("felix_cluster_num_workload_endpoints", "Endpoints of the cloud")),
       all_policies_(r.gauge("felix_cluster_num_policies", "Policies of the cloud")),
       all_hosts_(r.gauge("felix_cluster_num_hosts", "Nodes of the cloud")),
+      all_tiers_(r.gauge("felix_cluster_num_tiers", "Tiers of the cloud")),
+      all_profiles_(r.gauge("felix_cluster_num_profiles", "Profiles of the cloud")),
+      all_sets_(r.gauge("felix_cluster_num_network_sets", "Network sets of the cloud, both kinds")),
       faults_(r.gauge("felix_faulty_values", "Values of the datastore that cannot be read or enforced as written")),
       chains_(r.gauge("felix_nft_chains", "Chains of policies and classes wanted")),
       sets_(r.gauge("felix_nft_sets", "Sets wanted")),
@@ -65,6 +71,9 @@ metrics::Counter& Measures::updates_of(std::string_view key) {
   if (key.starts_with(model::kWorkloadEndpoints)) return endpoint_updates_;
   if (key.starts_with(model::kNetworkPolicies) || key.starts_with(model::kGlobalNetworkPolicies))
     return policy_updates_;
+  if (key.starts_with(model::kTiers)) return tier_updates_;
+  if (key.starts_with(model::kProfiles)) return profile_updates_;
+  if (key.starts_with(model::kNetworkSets) || key.starts_with(model::kGlobalNetworkSets)) return set_updates_;
   if (key.starts_with(model::kNodes)) return node_updates_;
   if (key.starts_with(model::kFelixConfigurations)) return configuration_updates_;
   return other_updates_;
@@ -86,6 +95,9 @@ void Measures::counts(const model::Compiler& compiler) {
   all_endpoints_.set(d(c.endpoints));
   all_policies_.set(d(c.policies));
   all_hosts_.set(d(c.nodes));
+  all_tiers_.set(d(c.tiers));
+  all_profiles_.set(d(c.profiles));
+  all_sets_.set(d(c.network_sets));
   faults_.set(d(compiler.faults().size()));
   chains_.set(d(compiler.ruleset().chains.size()));
   sets_.set(d(compiler.ruleset().sets.size()));

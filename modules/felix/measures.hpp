@@ -31,12 +31,13 @@ class Measures {
   void turn(std::chrono::nanoseconds took);
 
  private:
-  metrics::Counter &endpoint_updates_, &policy_updates_, &node_updates_, &configuration_updates_, &other_updates_;
+  metrics::Counter &endpoint_updates_, &policy_updates_, &tier_updates_, &profile_updates_, &set_updates_,
+      &node_updates_, &configuration_updates_, &other_updates_;
   metrics::Gauge& resync_state_;
   metrics::Counter& resyncs_started_;
   sync::Phase phase_ = sync::Phase::waiting;
   metrics::Gauge &active_endpoints_, &active_policies_, &active_selectors_, &classes_;
-  metrics::Gauge &all_endpoints_, &all_policies_, &all_hosts_, &faults_;
+  metrics::Gauge &all_endpoints_, &all_policies_, &all_hosts_, &all_tiers_, &all_profiles_, &all_sets_, &faults_;
   metrics::Gauge &chains_, &sets_;
   metrics::Counter& slow_turns_;
 

@@ -44,6 +44,8 @@ TEST(FelixMeasures, CountWhatHappens) {
   EXPECT_EQ(sample(b, "felix_active_local_policies"), 1);
   EXPECT_EQ(sample(b, "felix_cluster_num_policies"), 1);
   EXPECT_EQ(sample(b, "felix_cluster_num_hosts"), 1);
+  EXPECT_EQ(sample(b, "felix_cluster_num_profiles"), 0);
+  EXPECT_GE(sample(b, "felix_cluster_num_tiers"), 0);
   EXPECT_GT(sample(b, "felix_int_dataplane_initial_resync_time_seconds"), 0);
   EXPECT_EQ(sample(b, "felix_endpoints{status=\"up\"}"), 1);
   EXPECT_EQ(sample(b, "felix_calc_graph_updates_processed{type=\"workload-endpoint\"}"), 1);

@@ -27,6 +27,7 @@ class FakeContext final : public Context {
   store::Kv* kv() override { return nullptr; }
   bgp::Speaker& speaker() override { std::abort(); }
   Control& control() override { std::abort(); }
+  Telemetry& telemetry() override { std::abort(); }
   void ready(std::string_view module) override { ready_ = module; }
   void status(std::string_view, std::string line) override { status_ = std::move(line); }
   void fatal(std::string_view, std::string) override {}
