@@ -180,9 +180,8 @@ Result<FelixConfiguration> parse_felix_configuration(std::string_view text) {
       if (name[0] >= 'a' && name[0] <= 'z') name[0] = static_cast<char>(name[0] - 'a' + 'A');
       if (v.is_string())
         f.values[name] = std::string(v.as_string().data(), v.as_string().size());
-      else if (v.is_bool() || v.is_number())
-        f.values[name] = json::serialize(v);
-      // lists and objects belong to parameters we do not have
+      else if (!v.is_null())
+        f.values[name] = json::serialize(v);  // lists and objects too: who cannot obey them can name them
     });
     constexpr std::string_view kPrefix = "config.projectcalico.org/";
     for (const auto& [key, value] : f.meta.annotations)

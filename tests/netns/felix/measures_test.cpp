@@ -102,7 +102,7 @@ TEST(FelixConfiguration, IsTakenAtRunTime) {
       R"({"spec":{"endpointReportingEnabled":true,"healthEnabled":true,"healthPort":9100,"reportingInterval":"1m30s",
                  "prometheusMetricsEnabled":true,"prometheusMetricsHost":"::1","iptablesBackend":"nft"}})");
   b.view.set(model::felix_configuration_key("node.h"),
-             R"({"spec":{"healthPort":99999,"reportingInterval":"soon","metadataAddr":"a name","frobnicate":1,
+             R"({"spec":{"healthPort":99999,"reportingInterval":"soon","metadataAddr":"a name","frobnicate":[1],
                  "defaultEndpointToHostAction":"Perhaps"}})");
   ASSERT_TRUE(eventually("six ignored", [&] { return sample(b, "felix_configuration_ignored") == 6; }))
       << sample(b, "felix_configuration_ignored");

@@ -124,7 +124,8 @@ TEST(Resources, FelixConfigurationBecomesUpstreamNames) {
   EXPECT_EQ(f->values, (std::map<std::string, std::string>{{"InterfacePrefix", "tap"},
                                                            {"EndpointReportingEnabled", "true"},
                                                            {"MetadataPort", "80"},
-                                                           {"ReportingInterval", "30s"}}));
+                                                           {"ReportingInterval", "30s"},
+                                                           {"List", "[1]"}}));
 }
 
 TEST(Resources, StatusDocuments) {
