@@ -49,6 +49,7 @@ constexpr FieldRow kFields[] = {
     {Field::ip6_hoplimit, "ip6 hoplimit", Source::network, 7, Type::inet_proto, L3::v6},
     {Field::tcp_sport, "tcp sport", Source::transport, 0, Type::inet_service, L3::any, kTcp},
     {Field::tcp_dport, "tcp dport", Source::transport, 2, Type::inet_service, L3::any, kTcp},
+    {Field::tcp_flags, "tcp flags", Source::transport, 13, Type::tcp_flag, L3::any, kTcp},
     {Field::udp_sport, "udp sport", Source::transport, 0, Type::inet_service, L3::any, kUdp},
     {Field::udp_dport, "udp dport", Source::transport, 2, Type::inet_service, L3::any, kUdp},
     {Field::th_sport, "th sport", Source::transport, 0, Type::inet_service},
@@ -298,6 +299,14 @@ Rule& Rule::mark(std::uint32_t value, std::uint32_t mask) {
   load(Field::mark, kReg1);
   bitwise(kReg1, Value::host32(mask).bytes(), Value::host32(0).bytes());
   cmp(NFT_CMP_EQ, kReg1, Value::host32(value).bytes());
+  return *this;
+}
+
+Rule& Rule::tcp_flags(std::uint8_t value, std::uint8_t mask) {
+  need(Field::tcp_flags);
+  load(Field::tcp_flags, kReg1);
+  bitwise(kReg1, Value::u8(mask).bytes(), Value::u8(0).bytes());
+  cmp(NFT_CMP_EQ, kReg1, Value::u8(value).bytes());
   return *this;
 }
 

@@ -48,6 +48,7 @@ enum class Field : std::uint8_t {
   ip6_hoplimit,
   tcp_sport,
   tcp_dport,
+  tcp_flags,
   udp_sport,
   udp_dport,
   th_sport,  ///< of any protocol with ports; combine with l4proto
@@ -73,6 +74,7 @@ inline constexpr std::uint32_t kEstablished = 2;
 inline constexpr std::uint32_t kRelated = 4;
 inline constexpr std::uint32_t kNew = 8;
 inline constexpr std::uint32_t kUntracked = 64;
+inline constexpr std::uint8_t kTcpSyn = 2;  ///< bit of tcp_flags
 
 enum class Reject : std::uint8_t { tcp_reset, port_unreachable, admin_prohibited };
 
@@ -102,6 +104,8 @@ class Rule {
   Rule& icmpv6_type(std::uint8_t type) { return match(Field::icmpv6_type, Value::u8(type)); }
   Rule& icmpv6_code(std::uint8_t code) { return match(Field::icmpv6_code, Value::u8(code)); }
   Rule& arp_operation(std::uint16_t op) { return match(Field::arp_operation, Value::be16(op)); }
+  /// Of the TCP flags in `mask` exactly those in `value` are set.
+  Rule& tcp_flags(std::uint8_t value, std::uint8_t mask);
   /// Any of these bits.
   Rule& ct_state(std::uint32_t bits);
   /// Equal to `v` (its bytes as the field has them).

@@ -62,6 +62,7 @@ constexpr TypeRow kTypes[] = {
     {Type::inet_proto, "inet_proto", 1, false},
     {Type::inet_service, "inet_service", 2, false},
     {Type::icmp_type, "icmp_type", 1, false},
+    {Type::tcp_flag, "tcp_flag", 1, false},
     {Type::mark, "mark", 4, true},
     {Type::iface_index, "iface_index", 4, true},
     {Type::ct_state, "ct_state", 4, true},

@@ -100,6 +100,7 @@ enum class Type : std::uint8_t {
   inet_proto = 12,
   inet_service = 13,
   icmp_type = 14,
+  tcp_flag = 15,
   mark = 19,
   iface_index = 20,
   ct_state = 26,

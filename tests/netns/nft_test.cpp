@@ -117,6 +117,8 @@ TEST_F(NftTest, RulesPrintAsNftWouldHaveWrittenThem) {
        "ether saddr 02:00:00:00:00:01 drop"},
       {Rule().tcp_dport(22).accept(), "tcp dport 22 accept"},
       {Rule().tcp_dport(80, 90).accept(), "tcp dport 80-90 accept"},
+      {Rule().tcp_flags(0, kTcpSyn).accept(), "tcp flags ! 0x2 accept"},
+      {Rule().tcp_flags(2, 18).accept(), "tcp flags 0x2 / 0x2,0x10 accept"},
       {Rule().range(Field::tcp_dport, Value::be16(80), Value::be16(90), true).drop(), "tcp dport != 80-90 drop"},
       {Rule().udp_sport(68).udp_dport(67).accept(), "udp sport 68 udp dport 67 accept"},
       {Rule().icmp_type(8).icmp_code(0).accept(), "icmp type 8 icmp code 0 accept"},
