@@ -21,9 +21,10 @@
 #include "core/netlink/sysctl.hpp"
 #include "core/nft/connection.hpp"
 #include "modules/felix/firewall.hpp"
+#include "modules/felix/flows.hpp"
 #include "modules/felix/listener.hpp"
-#include "modules/felix/migration.hpp"
 #include "modules/felix/measures.hpp"
+#include "modules/felix/migration.hpp"
 #include "modules/felix/taps.hpp"
 
 namespace calico::felix {
@@ -105,6 +106,8 @@ struct Engine::Impl {
     if (!nft) return wrap(nft.error(), "felix");
     firewall.emplace(std::move(*nft));
     taps.emplace(*rtnl);
+    auto connections = conntrack::Table::open();
+    if (!connections) return wrap(connections.error(), "felix");
 
     netlink::MonitorHandlers on;
     on.on_link = [this](const netlink::Link& l, bool gone) { taps->on_link(l, gone), schedule_if_due(); };
@@ -146,14 +149,15 @@ struct Engine::Impl {
     lock.unlock();
     started = std::chrono::steady_clock::now();
     for (const auto& line : unusable(config)) tell_ignored(line);
-    return loop.call([this]() -> Status {
+    return loop.call([this, &connections]() -> Status {
       link_monitor->start();
       nft_monitor->start();
+      tasks.emplace(loop.executor(), "felix");
+      flows.emplace(std::move(*connections), loop.executor(), *tasks, flow_hooks());
       configure();
       if (hooks.health) hooks.health->set("felix", {.ready = false, .detail = "starting"});
       if (hooks.configured) hooks.configured(settings);
       if (auto ok = taps->load(); !ok) return wrap(ok.error(), "felix");
-      tasks.emplace(loop.executor(), "felix");
       tasks->spawn("heartbeat", [this]() { return heartbeat(); });
       if (settings.endpoint_reporting) report.claim(model::endpoint_status_prefix(settings.region, node));
       std::vector<std::string> prefixes{std::string(model::kFelixConfigurations), std::string(model::kLiveMigrations)};
@@ -177,11 +181,30 @@ struct Engine::Impl {
     loop.stop();  // what is queued runs, nothing new is
   }
 
+  Flows::Hooks flow_hooks() {
+    Flows::Hooks h;
+    h.ruleset = [this]() -> const model::Ruleset& { return compiler.ruleset(); };
+    h.is_local = [this](const Ip& ip) {
+      const auto route = rtnl->lookup(ip);
+      return route && route->type != netlink::RouteType::unicast;
+    };
+    h.forgotten = [this](const std::set<Ip>& addresses) {
+      if (taps->release(addresses)) schedule();
+    };
+    h.keep_out = [this](const std::vector<conntrack::Tuple>& packets) {
+      if (auto ok = firewall->keep_out(packets, std::chrono::steady_clock::now()); !ok)
+        log::warn("felix.cut_not_kept", "what", ok.error().what, "action",
+                  "the other side of a cut connection may bring it back");
+    };
+    return h;
+  }
+
   /// Settings that hooks and interfaces follow.
   void configure() {
     firewall->configure(settings);
     taps->configure(settings);
     migrations.set_convergence(settings.migration_convergence);
+    flows->configure(settings.cut_flows);
     compiler.set_protection(settings.protect_nodes, settings.protected_ports);
   }
 
@@ -358,6 +381,7 @@ struct Engine::Impl {
       }
       firewall->stage(ruleset, delta);
     }
+    flows->staged(delta, !loaded || everything);
     everything = false;
     if (!loaded) {
       host_settings();
@@ -398,6 +422,9 @@ struct Engine::Impl {
     if (firewall->commits() != commits_before || !delta.endpoints.empty())
       log::debug("felix.applied", "endpoints", delta.endpoints.size(), "ms",
                  std::chrono::duration<double, std::milli>(took).count());
+    // The rules are in the kernel: what they and the withdrawn routes leave behind goes now, in slices.
+    flows->forget(taps->take_leaving());
+    flows->applied();
     report_endpoints(touched);
     measure(begin, firewall->commits() != commits_before || !delta.empty());
     if (taps->pending())
@@ -672,7 +699,13 @@ struct Engine::Impl {
                                         {"nft", json::object{{"commits", firewall->commits()},
                                                              {"operations", firewall->operations()},
                                                              {"owned", firewall->owned()}}},
-                                        {"rtnetlink_writes", taps->writes()}});
+                                        {"rtnetlink_writes", taps->writes()},
+                                        {"connections", json::object{{"walks", flows->counts().walks},
+                                                                     {"seen", flows->counts().seen},
+                                                                     {"forgotten", flows->counts().forgotten},
+                                                                     {"cut", flows->counts().cut},
+                                                                     {"failures", flows->counts().failures},
+                                                                     {"last_failure", flows->counts().last_failure}}}});
   }
 
   const std::string node;
@@ -693,6 +726,7 @@ struct Engine::Impl {
   std::optional<netlink::Monitor> link_monitor;
   std::optional<nft::Monitor> nft_monitor;
   std::optional<TaskGroup> tasks;
+  std::optional<Flows> flows;
   std::unique_ptr<sync::Subscription> subscription;
 
   sync::SyncState sync_state;

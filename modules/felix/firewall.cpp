@@ -37,6 +37,74 @@ void Firewall::configure(const Settings& settings) {
     const auto name = nft::to_string(ref.table) + " " + ref.name;
     if (c.wanted && before.contains(name) && !static_.contains(name)) drop_chain(ref);
   }
+  auto sets_before = std::exchange(static_sets_, {});
+  for (auto& want : static_sets(settings)) {
+    const auto ref = nft::ref_of(want);
+    auto& s = sets_[ref];
+    s.replace = s.present && !same_shape(s.spec, want);
+    s.spec = std::move(want);
+    s.wanted = true;
+    static_sets_.insert(ref);
+    dirty_sets_.insert(ref);
+  }
+  for (const auto& ref : sets_before) {
+    const auto it = sets_.find(ref);
+    if (static_sets_.contains(ref) || it == sets_.end()) continue;
+    it->second.wanted = false;
+    it->second.elements.load_desired(std::vector<std::pair<nft::ElementKey, nft::Element>>{});
+    std::erase_if(kept_, [&](const auto& k) { return k.set == ref; });
+    dirty_sets_.insert(ref);
+  }
+}
+
+void Firewall::keep(const nft::SetRef& set, nft::Element e, TimePoint now) {
+  auto& s = sets_.at(set);
+  const auto key = nft::key_of(e);
+  if (s.elements.desired(key)) std::erase_if(kept_, [&](const auto& k) { return k.set == set && k.key == key; });
+  s.elements.set_desired(key, std::move(e));
+  kept_.push_back({set, key, now});
+  dirty_sets_.insert(set);
+}
+
+Status Firewall::keep_out(const std::vector<conntrack::Tuple>& packets, TimePoint now) {
+  constexpr auto kLong = std::chrono::hours(3);
+  for (const auto& t : packets) {
+    const nft::SetRef ref{kInet, t.src.is_v4() ? "cut4" : "cut6"};
+    if (!static_sets_.contains(ref)) continue;
+    keep(ref, nft::element(nft::Key().ip(t.src).port(t.src_port).ip(t.dst).port(t.dst_port)), now);
+  }
+  while (!kept_.empty() && (kept_.size() > kCutMost || now - kept_.front().since > kLong)) {
+    if (const auto it = sets_.find(kept_.front().set); it != sets_.end()) {
+      it->second.elements.erase_desired(kept_.front().key);
+      dirty_sets_.insert(it->first);
+    }
+    kept_.pop_front();
+  }
+  nft::Batch b;
+  for (const auto& ref : static_sets_) {
+    const auto& s = sets_.at(ref);
+    if (!tables_ready_ || !s.present || s.replace) continue;  // the next add() makes it
+    std::vector<nft::Element> out, in;
+    s.elements.for_each_deletion([&](const auto&, const nft::Element& have) { out.push_back(have); });
+    s.elements.for_each_update([&](const auto&, const nft::Element& want, const auto*) { in.push_back(want); });
+    if (!out.empty()) b.remove(s.spec, out);
+    if (!in.empty()) b.add(s.spec, in);
+  }
+  if (b.empty()) return {};
+  if (auto ok = nft_.apply(b); !ok) return wrap(ok.error(), "nf_tables, what was cut");
+  ++commits_;
+  operations_ += b.size();
+  for (const auto& ref : static_sets_) {
+    auto& s = sets_.at(ref);
+    std::vector<nft::ElementKey> keys;
+    s.elements.for_each_update([&](const auto& k, const auto&, const auto*) { keys.push_back(k); });
+    for (const auto& k : keys) s.elements.mark_updated(k);
+    keys.clear();
+    s.elements.for_each_deletion([&](const auto& k, const auto&) { keys.push_back(k); });
+    for (const auto& k : keys) s.elements.mark_deleted(k);
+    dirty_sets_.erase(ref);
+  }
+  return {};
 }
 
 void Firewall::put_chain(const nft::ChainRef& ref, std::optional<nft::BaseChain> base, std::vector<nft::Rule> rules,
@@ -142,7 +210,7 @@ void Firewall::stage(const model::Ruleset& ruleset, const model::RulesetDelta& d
 
 void Firewall::stage_all(const model::Ruleset& ruleset) {
   for (auto& [ref, s] : sets_)
-    if (s.wanted && !ruleset.sets.contains(ref.name)) {
+    if (s.wanted && !ruleset.sets.contains(ref.name) && !static_sets_.contains(ref)) {
       s.wanted = false;
       s.elements.load_desired(std::vector<std::pair<nft::ElementKey, nft::Element>>{});
       dirty_sets_.insert(ref);
@@ -230,6 +298,9 @@ Status Firewall::load_table(const nft::TableRef& ref, const nft::TableInfo&) {
     std::vector<std::pair<nft::ElementKey, nft::Element>> all;
     for (auto& e : *elements) all.emplace_back(nft::key_of(e), std::move(e));
     state.elements.load_actual(all);
+    if (static_sets_.contains(nft::ref_of(s.set)))  // a former process' are kept out as long as its own
+      for (const auto& [key, e] : all)
+        if (!state.elements.desired(key)) keep(nft::ref_of(s.set), e, std::chrono::steady_clock::now());
   }
   return {};
 }

@@ -16,13 +16,16 @@
 /// the process. Then only this connection can write them.
 /// Thread: loop. Owns: the connection. Errors: no_permission (another process owns the table), unavailable (the kernel
 /// refuses something that cannot be isolated; state kept, call again).
+#include <deque>
 #include <map>
 #include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "core/base/clock.hpp"
 #include "core/base/error.hpp"
+#include "core/conntrack/entry.hpp"
 #include "core/model/ruleset.hpp"
 #include "core/nft/connection.hpp"
 #include "core/reconcile/delta_tracker.hpp"
@@ -38,6 +41,12 @@ class Firewall {
   void stage(const model::Ruleset& ruleset, const model::RulesetDelta& delta);
   /// All of it: after load() has forgotten, or for a new compiler.
   void stage_all(const model::Ruleset& ruleset);
+  /// Packets (of TCP, without SYN) that would make a connection anew from its other side, kept out for three hours, as
+  /// long as an idle connection may keep still; at most kCutMost, the oldest go first. Written at once, before the
+  /// caller deletes the connections. Errors: as add(); they are written with the next add() then.
+  static constexpr std::size_t kCutMost = 16384;
+  [[nodiscard]] Status keep_out(const std::vector<conntrack::Tuple>& packets, TimePoint now);
+
   /// Reads what the kernel has. Nothing is written.
   [[nodiscard]] Status load();
   [[nodiscard]] Status add();
@@ -93,6 +102,7 @@ class Firewall {
   void mark_added();
   [[nodiscard]] bool isolate(const nft::CommitError& e, const Origins& origins);
   nft::Set* spec(const std::string& set);
+  void keep(const nft::SetRef& set, nft::Element e, TimePoint now);
 
   nft::Connection nft_;
   std::map<nft::ChainRef, ChainState> chains_;
@@ -100,6 +110,13 @@ class Firewall {
   std::set<nft::ChainRef> dirty_chains_;
   std::set<nft::SetRef> dirty_sets_;
   std::map<std::string, std::string> refused_;
+  struct Kept {
+    nft::SetRef set;
+    nft::ElementKey key;
+    TimePoint since;
+  };
+  std::deque<Kept> kept_;  // elements of the static sets, oldest first
+  std::set<nft::SetRef> static_sets_;
   std::set<std::string> static_;  // names of chains configure() made, as "family name"
   bool owned_ = false;
   bool tables_ready_ = false;

@@ -64,6 +64,11 @@ constexpr config::Param kParams[] = {
      .reload = Reload::live,
      .help = "How often this agent's liveness is written (the key lives 90 s).",
      .felix_name = "ReportingIntervalSecs,ReportingInterval"},
+    {.name = "felix.cut_flows",
+     .type = Type::boolean,
+     .def = "yes",
+     .reload = Reload::live,
+     .help = "End established connections that a change of policy no longer allows; no = they live until they end."},
     {.name = "felix.endpoint_reporting",
      .type = Type::boolean,
      .def = "yes",
@@ -177,6 +182,7 @@ Settings settings_of(const config::Config& c) {
   s.route_protocol = static_cast<std::uint8_t>(c.integer("felix.route_protocol"));
   s.reporting_interval = c.duration("felix.reporting_interval");
   if (s.metadata_port == 0) s.metadata_address.reset();
+  s.cut_flows = c.boolean("felix.cut_flows");
   s.endpoint_reporting = c.boolean("felix.endpoint_reporting");
   s.migration_convergence = c.duration("felix.migration_convergence");
   s.health_at = place_of(c, "health");

@@ -32,6 +32,21 @@ void add_state(StaticChain& c) {
   c.rules.push_back(Rule().ct_state(nft::kInvalid).counter().drop().comment("belongs to no connection"));
 }
 
+/// A packet in the middle of a TCP connection that was cut, from the side policy does not refuse. Only packets without
+/// a connection come here: the established ones pay nothing for it.
+void add_cut(StaticChain& c, const Settings& s) {
+  if (!s.cut_flows) return;
+  for (const bool six : {false, true}) {
+    Rule r;
+    r.family(six ? Family::v6 : Family::v4).tcp_flags(0, nft::kTcpSyn);
+    if (six)
+      r.in({Field::ip6_saddr, Field::tcp_sport, Field::ip6_daddr, Field::tcp_dport}, "cut6");
+    else
+      r.in({Field::ip_saddr, Field::tcp_sport, Field::ip_daddr, Field::tcp_dport}, "cut4");
+    c.rules.push_back(std::move(r.counter().drop().comment("of a connection that was cut")));
+  }
+}
+
 void add_protected(StaticChain& c) {
   c.rules.push_back(
       Rule().in({Field::ip_daddr, Field::tcp_dport}, "protected4").counter().drop().comment("control port of a node"));
@@ -85,9 +100,10 @@ StaticChain to_host_chain(const Settings& s) {
   return c;
 }
 
-StaticChain dispatch_chain(const std::string& name, bool from) {
+StaticChain dispatch_chain(const Settings& s, const std::string& name, bool from) {
   auto c = plain(kInet, name);
   add_state(c);
+  add_cut(c, s);
   if (from) add_protected(c);
   c.rules.push_back(from ? Rule().vmap({Field::iifgroup}, "from") : Rule().vmap({Field::oifgroup}, "to"));
   c.rules.push_back(Rule().counter().drop().comment("no class"));
@@ -101,8 +117,8 @@ std::vector<StaticChain> static_chains(const Settings& s) {
   // What others go to comes first: a rule needs its target.
   out.push_back(source_chain());
   out.push_back(to_host_chain(s));
-  out.push_back(dispatch_chain("from-tap", true));
-  out.push_back(dispatch_chain("to-tap", false));
+  out.push_back(dispatch_chain(s, "from-tap", true));
+  out.push_back(dispatch_chain(s, "to-tap", false));
   auto raw = base(kInet, "raw-prerouting", {"filter", nft::Hook::prerouting, kRaw});
   auto dnat = base(kInet, "dnat", {"nat", nft::Hook::prerouting, kDnat});
   auto input = base(kInet, "input", {"filter", nft::Hook::input, 0});
@@ -138,6 +154,20 @@ std::vector<StaticChain> static_chains(const Settings& s) {
   out.push_back(std::move(to));
   out.push_back(std::move(arp_source));
   out.push_back(std::move(arp_input));
+  return out;
+}
+
+std::vector<nft::Set> static_sets(const Settings& s) {
+  std::vector<nft::Set> out;
+  if (!s.cut_flows) return out;
+  for (const auto& [name, ip] : {std::pair{"cut4", Type::ipv4_addr}, std::pair{"cut6", Type::ipv6_addr}}) {
+    nft::Set set;
+    set.table = kInet;
+    set.name = name;
+    set.key = {ip, Type::inet_service, ip, Type::inet_service};
+    set.comment = "would bring back a connection that was cut";
+    out.push_back(std::move(set));
+  }
   return out;
 }
 

@@ -33,6 +33,9 @@ struct StaticChain {
 };
 /// Base chains and the chains they lead to.
 [[nodiscard]] std::vector<StaticChain> static_chains(const Settings& settings);
+/// Sets that static chains look into and that are no part of the policy: cut4 and cut6, what would bring a connection
+/// back that was cut (source, port, destination, port).
+[[nodiscard]] std::vector<nft::Set> static_sets(const Settings& settings);
 
 [[nodiscard]] nft::Set to_nft(const std::string& name, const model::SetContent& set);
 [[nodiscard]] nft::Element to_nft(model::SetKind kind, const model::Element& e);

@@ -62,6 +62,8 @@ Status Taps::load() {
     if (r.nexthops.size() == 1 && our_device(r.nexthops[0].dev))
       mine.emplace_back(netlink::key_of(r), netlink::normalised(r));
   routes_.load_actual(mine);
+  for (const auto& [key, r] : mine)
+    if (key.dst.is_host()) holder_[key.dst.addr] = links_.at(r.nexthops[0].dev).name;
 
   auto neighbours = nl_.neighbours();
   if (!neighbours) return wrap(neighbours.error(), "neighbours");
@@ -100,6 +102,7 @@ void Taps::set_plan(const model::EndpointPlan& plan) {
     interface_of_.erase(tap.key);  // the interface passes from one endpoint to another
     changed_.insert(tap.key);
   }
+  leave_those_of(tap, plan.nets);
   tap.key = plan.key;
   tap.plan = plan;
   interface_of_[plan.key] = plan.interface_name;
@@ -113,6 +116,7 @@ void Taps::drop_plan(const std::string& key) {
   interface_of_.erase(it);
   auto tap = taps_.find(name);
   if (tap == taps_.end() || tap->second.key != key) return;
+  leave_those_of(tap->second, {});
   retract(tap->second);
   if (const auto* l = link_of(tap->second); l && model::is_our_group(l->group)) stale_groups_.insert(l->index.value);
   taps_.erase(tap);
@@ -169,6 +173,39 @@ bool Taps::is_being_replaced(const netlink::RouteKey& key, const netlink::Route&
   other.metric = key.metric == kMetric ? kElevatedMetric : kMetric;
   const auto* want = routes_.desired(other);
   return want && !routes_.actual(other) && want->nexthops == have.nexthops;
+}
+
+bool Taps::claims(const std::string& name, const Ip& ip) const {
+  const auto it = taps_.find(name);
+  if (it == taps_.end()) return false;
+  const auto& nets = it->second.plan.nets;
+  return std::find(nets.begin(), nets.end(), Prefix::host(ip)) != nets.end();
+}
+
+void Taps::leave(const Ip& ip) {
+  holder_.erase(ip);
+  leaving_.insert(ip);
+  held_.insert(ip);
+}
+
+/// Addresses of the interface that are not among `but`.
+void Taps::leave_those_of(const Tap& tap, const std::vector<Prefix>& but) {
+  for (const auto& net : tap.plan.nets) {
+    if (!net.is_host() || std::find(but.begin(), but.end(), net) != but.end()) continue;
+    const auto it = holder_.find(net.addr);
+    if (it != holder_.end() && it->second == tap.plan.interface_name) leave(net.addr);
+  }
+}
+
+bool Taps::release(const std::set<Ip>& addresses) {
+  for (const auto& ip : addresses)
+    if (!leaving_.contains(ip)) held_.erase(ip);  // else it left once more since
+  bool waits = false;
+  routes_.for_each_update([&](const auto& k, const auto&, const auto*) {
+    waits = k.dst.is_host() && addresses.contains(k.dst.addr) && !held_.contains(k.dst.addr);
+    return !waits;
+  });
+  return waits;
 }
 
 void Taps::retract(Tap& tap) {
@@ -332,10 +369,24 @@ void Taps::note_error(IfIndex dev, const std::string& what) {
 Status Taps::withdraw() {
   netlink::Batch b;
   std::vector<netlink::RouteKey> routes;
+  // An address that passes from one interface to another: the route goes first, the new one comes after release().
+  routes_.for_each_update([&](const auto& k, const netlink::Route& want, const netlink::Route* have) {
+    if (!k.dst.is_host()) return;
+    const auto link = links_.find(want.nexthops[0].dev);
+    const auto held_by = holder_.find(k.dst.addr);
+    if (link != links_.end() && held_by != holder_.end() && held_by->second != link->second.name) leave(k.dst.addr);
+    if (!have || !held_.contains(k.dst.addr) || have->protocol != settings_.route_protocol) return;
+    b.remove(*have);
+    routes.push_back(k);
+  });
   routes_.for_each_deletion([&](const auto& k, const netlink::Route& have) {
     if (is_being_replaced(k, have)) return;  // goes once the other is there
     b.remove(have);
     routes.push_back(k);
+    // Its endpoint went while nobody looked (a restart).
+    if (const auto h = holder_.find(k.dst.addr);
+        k.dst.is_host() && h != holder_.end() && !claims(h->second, k.dst.addr))
+      leave(k.dst.addr);
   });
   std::vector<NeighbourKey> neighbours;
   neighbours_.for_each_deletion([&](const auto& k, const netlink::Neighbour& have) {
@@ -426,6 +477,7 @@ Status Taps::program() {
   });
   std::vector<netlink::RouteKey> routes;
   routes_.for_each_update([&](const auto& k, const netlink::Route& want, const netlink::Route*) {
+    if (k.dst.is_host() && held_.contains(k.dst.addr)) return;
     b.replace(want);
     routes.push_back(k);
   });
@@ -464,6 +516,7 @@ Status Taps::program() {
       const auto dev = routes_.desired(k)->nexthops[0].dev;
       if (refused(dev)) continue;
       routes_.mark_updated(k);
+      if (auto l = links_.find(dev); l != links_.end() && k.dst.is_host()) holder_[k.dst.addr] = l->second.name;
       if (auto l = links_.find(dev); l != links_.end())
         if (auto t = taps_.find(l->second.name); t != taps_.end()) changed_.insert(t->second.key);
     }
@@ -473,7 +526,14 @@ Status Taps::program() {
 }
 
 bool Taps::pending() const {
-  return !due_.empty() || !stale_groups_.empty() || !routes_.in_sync() || !neighbours_.in_sync();
+  if (!due_.empty() || !stale_groups_.empty() || !neighbours_.in_sync() || routes_.pending_deletions() != 0)
+    return true;
+  bool route = false;  // one that is held back is waited for by whoever releases it
+  routes_.for_each_update([&](const auto& k, const auto&, const auto*) {
+    route = !(k.dst.is_host() && held_.contains(k.dst.addr));
+    return !route;
+  });
+  return route;
 }
 
 TapState Taps::state(const std::string& key) const {

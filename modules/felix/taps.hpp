@@ -14,6 +14,10 @@
 /// came last has the route, the other gets it when that one goes. Routes are ours when they carry our protocol and lead
 /// to an interface with our prefix; neighbours and proxy entries when they are on an interface that has a plan or still
 /// carries a class of ours.
+///
+/// An address that leaves an interface (endpoint gone, address removed, another interface has it now) is told once by
+/// take_leaving(), and its new route waits for release(): its connections have to be forgotten first, or those of the
+/// former owner would be the next one's. An interface that only goes down keeps its addresses.
 /// Thread: loop. Owns: nothing; `nl` outlives it. Errors: of the conversation with the kernel only; what the kernel
 /// refuses is in errors of the endpoint, kept pending and tried again.
 #include <functional>
@@ -96,6 +100,10 @@ class Taps {
   bool changed() const { return !changed_.empty(); }
   /// Global addresses of the host beyond the endpoints' interfaces; true in the first call after they changed.
   bool take_host_addresses(std::vector<Ip>& out);
+  /// Addresses that left since the last call; call after withdraw().
+  std::set<Ip> take_leaving() { return std::exchange(leaving_, {}); }
+  /// Their connections are forgotten: routes to them may be made again. True when one waits.
+  bool release(const std::set<Ip>& addresses);
   /// Something waits for program() or withdraw().
   bool pending() const;
   std::uint64_t writes() const { return writes_; }
@@ -124,6 +132,9 @@ class Taps {
   void want_route(const netlink::RouteKey& key, IfIndex dev, std::optional<netlink::Route> route);
   void forget_device(IfIndex dev);
   [[nodiscard]] Status write_settings(Tap& tap, const netlink::Link& link);
+  bool claims(const std::string& interface_name, const Ip& ip) const;
+  void leave(const Ip& ip);
+  void leave_those_of(const Tap& tap, const std::vector<Prefix>& but);
   void note_error(IfIndex dev, const std::string& what);
 
   netlink::Rtnl& nl_;
@@ -139,8 +150,11 @@ class Taps {
   DeltaTracker<netlink::RouteKey, netlink::Route> routes_;
   std::map<netlink::RouteKey, std::map<std::uint32_t, netlink::Route>> candidates_;  // by device, last wins
   DeltaTracker<NeighbourKey, netlink::Neighbour, std::hash<NeighbourKey>, SameNeighbour> neighbours_;
-  std::set<std::string> due_;             // interfaces whose class or settings have to be looked at
-  std::set<std::uint32_t> stale_groups_;  // devices that carry a class of ours without having a plan
+  std::unordered_map<Ip, std::string> holder_;  // address → interface its route last led to
+  std::set<Ip> leaving_;                        // not told yet
+  std::set<Ip> held_;                           // told or not: no route until release()
+  std::set<std::string> due_;                   // interfaces whose class or settings have to be looked at
+  std::set<std::uint32_t> stale_groups_;        // devices that carry a class of ours without having a plan
   std::set<std::string> changed_;
   std::uint64_t writes_ = 0;
 };

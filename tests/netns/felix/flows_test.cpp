@@ -1,0 +1,355 @@
+// Established connections follow policy and addresses: what is no longer allowed ends, everything else lives.
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/io_context.hpp>
+
+#include "core/conntrack/table.hpp"
+#include "core/netlink/rtnl.hpp"
+#include "modules/felix/taps.hpp"
+#include "tests/netns/felix/bench.hpp"
+
+namespace calico::test {
+namespace {
+
+/// An established TCP connection of two namespaces.
+class Flow {
+ public:
+  Flow(const Netns& from, const Netns& to, const std::string& ip, std::uint16_t port) {
+    const bool six = is_v6(ip);
+    const int l = to.in([&] { return ::socket(six ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0); });
+    client_ = from.in([&] { return ::socket(six ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0); });
+    const int one = 1;
+    setsockopt(l, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    sockaddr_storage a{};
+    const auto fill = [&](const std::string& text) {
+      a.ss_family = six ? AF_INET6 : AF_INET;
+      if (six) {
+        auto& s = reinterpret_cast<sockaddr_in6&>(a);
+        s.sin6_port = htons(port);
+        inet_pton(AF_INET6, text.c_str(), &s.sin6_addr);
+      } else {
+        auto& s = reinterpret_cast<sockaddr_in&>(a);
+        s.sin_port = htons(port);
+        inet_pton(AF_INET, text.c_str(), &s.sin_addr);
+      }
+      return six ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
+    };
+    const timeval limit{5, 0};
+    for (const int fd : {l, client_})
+      for (const int option : {SO_SNDTIMEO, SO_RCVTIMEO}) setsockopt(fd, SOL_SOCKET, option, &limit, sizeof limit);
+    auto n = static_cast<socklen_t>(fill(six ? "::" : "0.0.0.0"));
+    if (::bind(l, reinterpret_cast<sockaddr*>(&a), n) != 0 || ::listen(l, 4) != 0)
+      throw std::runtime_error("listen on port " + std::to_string(port));
+    n = static_cast<socklen_t>(fill(ip));
+    if (::connect(client_, reinterpret_cast<sockaddr*>(&a), n) != 0)
+      throw std::runtime_error("no connection to " + ip + " " + std::to_string(port));
+    server_ = ::accept4(l, nullptr, nullptr, SOCK_CLOEXEC);
+    ::close(l);
+  }
+  Flow(const Flow&) = delete;
+  Flow& operator=(const Flow&) = delete;
+  ~Flow() {
+    ::close(client_);
+    ::close(server_);
+  }
+  /// What the client says arrives; what the server says arrives.
+  bool asks(int ms = 5000) { return passes(client_, server_, ms); }
+  bool answers(int ms = 5000) { return passes(server_, client_, ms); }
+  bool lives() { return asks() && answers(); }
+  /// Half a second of silence in both directions; the server's word comes first, nobody has asked.
+  bool dead() { return !answers(500) && !asks(500) && !answers(100); }
+
+ private:
+  static bool passes(int from, int to, int ms) {
+    char buf[64];
+    while (::recv(to, buf, sizeof buf, MSG_DONTWAIT) > 0) {
+    }
+    if (::send(from, "x", 1, MSG_NOSIGNAL | MSG_DONTWAIT) != 1) return false;
+    pollfd p{to, POLLIN, 0};
+    return ::poll(&p, 1, ms) == 1 && ::recv(to, buf, sizeof buf, MSG_DONTWAIT) > 0;
+  }
+  int client_ = -1, server_ = -1;
+};
+
+std::int64_t connections(Bench& b, const char* what) {
+  return b.described().at("connections").at(what).to_number<std::int64_t>();
+}
+
+/// How many entries of the host's connection table name this address.
+std::size_t entries_of(const Bench& b, const std::string& text) {
+  const auto ip = *Ip::parse(text);
+  std::size_t n = 0;
+  b.host.in([&] {
+    auto table = conntrack::Table::open();
+    if (!table) throw std::runtime_error(table.error().what);
+    boost::asio::io_context io;
+    const conntrack::Doomed count = [&](const auto& batch, auto&) {
+      for (const auto& e : batch) n += e.orig.src == ip || e.orig.dst == ip || e.reply.src == ip || e.reply.dst == ip;
+    };
+    boost::asio::co_spawn(
+        io,
+        [&]() -> awaitable<void> {
+          const auto pass = co_await table->sweep(io.get_executor(), count, std::chrono::seconds(30));
+          if (!pass) throw std::runtime_error(pass.error().what);
+        },
+        [](std::exception_ptr e) {
+          if (e) std::rethrow_exception(e);
+        });
+    io.run();
+    return 0;
+  });
+  return n;
+}
+
+TEST(FelixFlows, ARuleThatGoesEndsItsConnections) {
+  NEEDS_NETNS();
+  Bench b;
+  Vm a(1), c(2);
+  b.group("web", Bench::tcp(22) + "," + Bench::tcp(2222));
+  for (auto* vm : {&a, &c}) {
+    b.plug(*vm);
+    b.endpoint(*vm, {"web"});
+  }
+  ASSERT_NO_FATAL_FAILURE(b.start());
+  ASSERT_TRUE(b.up(a));
+  ASSERT_TRUE(b.up(c));
+  Flow stays(b.out, a.ns, a.ip, 22), stays6(c.ns, a.ns, a.ip6, 22), goes(b.out, a.ns, a.ip, 2222),
+      goes6(b.out, a.ns, a.ip6, 2222), inside(c.ns, a.ns, a.ip, 2222);
+  Flow own(b.host, a.ns, a.ip, 3333);  // the host reaches its endpoints without a rule
+  Flow outwards(a.ns, b.out, "192.168.0.2", 4444);
+  for (auto* f : {&stays, &stays6, &goes, &goes6, &inside, &own, &outwards})
+    ASSERT_TRUE(f->lives()) << "positive control";
+  EXPECT_EQ(connections(b, "cut"), 0);
+
+  b.group("web", Bench::tcp(22));
+  ASSERT_TRUE(eventually("three connections cut", [&] { return connections(b, "cut") == 3; }))
+      << b.engine->endpoints_json();
+  for (auto* f : {&goes, &goes6, &inside}) EXPECT_TRUE(f->dead());
+  for (auto* f : {&stays, &stays6, &own, &outwards}) EXPECT_TRUE(f->lives());
+  EXPECT_EQ(connections(b, "cut"), 3);
+  const auto listed = b.host.run("nft list ruleset");
+  EXPECT_NE(listed.find("@cut4 counter"), std::string::npos) << listed;
+  if (std::getenv("CALICO_TEST_SHOW")) puts(listed.c_str());
+
+  // A restart keeps out what would bring them back, and cuts nothing else.
+  b.stop();
+  ASSERT_NO_FATAL_FAILURE(b.start());
+  ASSERT_TRUE(b.up(a));
+  ASSERT_TRUE(eventually("a walk", [&] { return connections(b, "walks") == 1; }));
+  EXPECT_EQ(connections(b, "cut"), 0) << b.engine->endpoints_json();
+  EXPECT_EQ(b.described().at("rtnetlink_writes").to_number<int>(), 0);
+  EXPECT_TRUE(goes.dead());
+  for (auto* f : {&stays, &stays6, &own, &outwards}) EXPECT_TRUE(f->lives());
+  // The rule again: what was said meanwhile arrives.
+  b.group("web", Bench::tcp(22) + "," + Bench::tcp(2222));
+  EXPECT_TRUE(eventually("alive again", [&] { return goes.asks(100) && goes.answers(1000); }));
+}
+
+TEST(FelixFlows, AMemberThatGoesLosesItsConnections) {
+  NEEDS_NETNS();
+  Bench b;
+  Vm a(1), c(2), d(3);
+  b.group("server",
+          R"j({"action":"Allow","protocol":"tcp","source":{"selector":"has(sg.projectcalico.org/openstack-client)"}},
+                        {"action":"Allow","protocol":"udp","source":{"selector":"has(sg.projectcalico.org/openstack-client)"}})j");
+  b.group("client", "");
+  b.group("other", "");
+  for (auto* vm : {&a, &c, &d}) b.plug(*vm);
+  b.endpoint(a, {"server"});
+  b.endpoint(c, {"client", "other"});
+  b.endpoint(d, {"client"});
+  ASSERT_NO_FATAL_FAILURE(b.start());
+  for (auto* vm : {&a, &c, &d}) ASSERT_TRUE(b.up(*vm));
+  Flow of_c(c.ns, a.ns, a.ip, 22), of_d(d.ns, a.ns, a.ip, 22);
+  ASSERT_TRUE(of_c.lives());
+  ASSERT_TRUE(of_d.lives());
+  Sock server(a.ns, SOCK_DGRAM), client(c.ns, SOCK_DGRAM);
+  server.bind("0.0.0.0", 5000);
+  client.bind(c.ip, 5001);
+  client.send("before", a.ip, 5000);
+  ASSERT_EQ(server.receive(), "before");
+  const auto walks = connections(b, "walks");
+  b.endpoint(c, {"other"});  // still allowed to send everything
+  ASSERT_TRUE(eventually("both cut", [&] { return connections(b, "cut") == 2; })) << b.engine->endpoints_json();
+  EXPECT_TRUE(of_c.dead());
+  EXPECT_TRUE(of_d.lives());
+  client.send("after", a.ip, 5000);
+  EXPECT_EQ(server.receive(300), "");
+  // A new member concerns nobody: no walk. (d's rewriting is seen after it, so it is over by then.)
+  const auto after = connections(b, "walks");
+  EXPECT_GT(after, walks);
+  b.endpoint(c, {"client", "other"});
+  EXPECT_TRUE(eventually("c back", [&] { return reaches(c.ns, a.ip, 22, 300) || of_c.asks(100); }));
+  EXPECT_TRUE(of_d.lives());
+}
+
+TEST(FelixFlows, TheOptionLeavesThemAlone) {
+  NEEDS_NETNS();
+  Bench b;
+  b.sets.push_back("felix.cut_flows=no");
+  Vm a(1);
+  b.group("web", Bench::tcp(22));
+  b.plug(a);
+  b.endpoint(a, {"web"});
+  ASSERT_NO_FATAL_FAILURE(b.start());
+  ASSERT_TRUE(b.up(a));
+  Flow f(b.out, a.ns, a.ip, 22);
+  ASSERT_TRUE(f.lives());
+  const auto l = listener(a.ns, 22);
+  ASSERT_TRUE(reaches(b.out, a.ip, 22));
+  b.group("web", Bench::tcp(23));
+  EXPECT_TRUE(eventually("22 closed", [&] { return !reaches(b.out, a.ip, 22, 300); }));
+  EXPECT_TRUE(f.lives());
+  EXPECT_EQ(connections(b, "walks"), 0);
+  EXPECT_EQ(b.host.run("nft list ruleset").find("cut4"), std::string::npos);
+}
+
+TEST(FelixFlows, AnAddressThatMovesTakesNothingWithIt) {
+  NEEDS_NETNS();
+  Bench b;
+  Vm a(1), c(2), d(3);
+  c.ip = a.ip;
+  c.ip6 = a.ip6;
+  b.group("open", R"({"action":"Allow","ipVersion":4},{"action":"Allow","ipVersion":6})");
+  for (auto* vm : {&a, &d}) {
+    b.plug(*vm);
+    b.endpoint(*vm, {"open"});
+  }
+  ASSERT_NO_FATAL_FAILURE(b.start());
+  ASSERT_TRUE(b.up(a));
+  ASSERT_TRUE(b.up(d));
+  Flow f(b.out, a.ns, a.ip, 22), f6(b.out, a.ns, a.ip6, 22), other(b.out, d.ns, d.ip, 22);
+  for (auto* x : {&f, &f6, &other}) ASSERT_TRUE(x->lives());
+  // An interface that flaps has not lost its address.
+  b.host.run("ip link set " + a.tap + " down");
+  ASSERT_TRUE(eventually("a down", [&] { return b.status_of(a) == R"({"status":"down"})"; }));
+  b.host.run("ip link set " + a.tap + " up");
+  ASSERT_TRUE(b.up(a));
+  a.ns.run("ip -6 addr replace " + a.ip6 +
+           "/128 dev eth0 nodad; ip route replace default via 10.65.0.1; ip -6 route "
+           "replace fd65::1 dev eth0; ip -6 route replace default via fd65::1 dev eth0");
+  EXPECT_GE(entries_of(b, a.ip), 1U);
+  EXPECT_GE(entries_of(b, a.ip6), 1U);
+  EXPECT_EQ(connections(b, "forgotten"), 0);
+  EXPECT_TRUE(f.lives());
+  // Another interface gets the address while the first one still has it: the last wins, its table is clean.
+  b.plug(c);
+  b.endpoint(c, {"open"});
+  ASSERT_TRUE(b.up(c));
+  EXPECT_NE(b.host.run("ip route show " + a.ip).find(c.tap), std::string::npos);
+  EXPECT_GE(connections(b, "forgotten"), 2);
+  EXPECT_TRUE(pings(b.out, c.ip));
+  EXPECT_TRUE(other.lives());
+  // And back: its endpoint goes, the other one has the address again.
+  Flow g(b.out, c.ns, c.ip, 22);
+  ASSERT_TRUE(g.lives());
+  const auto before = connections(b, "forgotten");
+  b.gone(c);
+  ASSERT_TRUE(eventually("forgotten", [&] { return connections(b, "forgotten") > before; }));
+  EXPECT_TRUE(eventually("the route of a",
+                         [&] { return b.host.run("ip route show " + a.ip).find(a.tap) != std::string::npos; }));
+  EXPECT_TRUE(g.dead());
+  // The last endpoint goes: nothing of the address is left, and it is made anew on another interface.
+  b.gone(a);
+  EXPECT_TRUE(eventually("no entry", [&] { return entries_of(b, a.ip) + entries_of(b, a.ip6) == 0; }));
+  EXPECT_TRUE(other.lives());
+  b.endpoint(c, {"open"});
+  ASSERT_TRUE(b.up(c));
+  EXPECT_TRUE(pings(b.out, c.ip));
+  EXPECT_EQ(connections(b, "failures"), 0);
+}
+
+TEST(FelixFlows, ARouteWaitsUntilItsAddressIsForgotten) {
+  NEEDS_NETNS();
+  Netns host("h"), vm("v");
+  veth(host, "tap1", vm, "eth1");
+  veth(host, "tap2", vm, "eth2");
+  auto nl = host.in([] { return netlink::Rtnl::open(); });
+  ASSERT_TRUE(nl) << nl.error().what;
+  const auto ip = *Ip::parse("10.65.0.7");
+  const auto plan = [&](int n, bool address) {
+    model::EndpointPlan p;
+    p.key = fmt::format("endpoint {}", n);
+    p.interface_name = fmt::format("tap{}", n);
+    p.mac = Mac{{2, 0, 0, 0, 0, 1}};
+    if (address) p.nets = {Prefix::host(ip)};
+    return p;
+  };
+  const auto route = [&] { return host.run("ip route show 10.65.0.7"); };
+  const auto step = [&](felix::Taps& t) {
+    return host.in([&] {
+      auto ok = t.withdraw();
+      if (ok) ok = t.program();
+      return ok;
+    });
+  };
+  felix::Taps taps(*nl);
+  taps.configure({});
+  ASSERT_TRUE(host.in([&] { return taps.load(); }));
+  taps.set_plan(plan(1, true));
+  taps.set_plan(plan(2, false));
+  ASSERT_TRUE(step(taps));
+  EXPECT_NE(route().find("tap1"), std::string::npos) << "an address nobody had has nothing to wait for";
+  EXPECT_TRUE(taps.take_leaving().empty());
+  // It passes from one endpoint to the other.
+  taps.set_plan(plan(1, false));
+  taps.set_plan(plan(2, true));
+  ASSERT_TRUE(step(taps));
+  EXPECT_EQ(route(), "");
+  EXPECT_FALSE(taps.pending()) << "nothing to do until it is released";
+  EXPECT_FALSE(taps.state("endpoint 2").programmed);
+  EXPECT_FALSE(taps.release({ip})) << "not told yet: this was about an earlier time";
+  EXPECT_EQ(taps.take_leaving(), std::set<Ip>{ip});
+  ASSERT_TRUE(step(taps));
+  EXPECT_EQ(route(), "");
+  EXPECT_TRUE(taps.release({ip}));
+  EXPECT_TRUE(taps.pending());
+  ASSERT_TRUE(step(taps));
+  EXPECT_NE(route().find("tap2"), std::string::npos);
+  EXPECT_TRUE(taps.state("endpoint 2").programmed);
+  // A new process finds the route on another interface than the plan's.
+  felix::Taps later(*nl);
+  later.configure({});
+  ASSERT_TRUE(host.in([&] { return later.load(); }));
+  later.set_plan(plan(1, true));
+  later.set_plan(plan(2, false));
+  ASSERT_TRUE(step(later));
+  EXPECT_EQ(route(), "");
+  EXPECT_EQ(later.take_leaving(), std::set<Ip>{ip});
+  EXPECT_TRUE(later.release({ip}));
+  ASSERT_TRUE(step(later));
+  EXPECT_NE(route().find("tap1"), std::string::npos);
+  // Gone for good: told once, held for nobody.
+  later.drop_plan("endpoint 1");
+  ASSERT_TRUE(step(later));
+  EXPECT_EQ(route(), "");
+  EXPECT_EQ(later.take_leaving(), std::set<Ip>{ip});
+  EXPECT_FALSE(later.release({ip}));
+}
+
+TEST(FelixFlows, AnEndpointThatWentWhileFelixWasAway) {
+  NEEDS_NETNS();
+  Bench b;
+  Vm a(1), c(2);
+  b.group("open", R"({"action":"Allow"})");
+  for (auto* vm : {&a, &c}) {
+    b.plug(*vm);
+    b.endpoint(*vm, {"open"});
+  }
+  ASSERT_NO_FATAL_FAILURE(b.start());
+  ASSERT_TRUE(b.up(a));
+  ASSERT_TRUE(b.up(c));
+  Flow f(b.out, a.ns, a.ip, 22), stays(b.out, c.ns, c.ip, 22);
+  ASSERT_TRUE(f.lives());
+  ASSERT_TRUE(stays.lives());
+  b.stop();
+  ASSERT_GE(entries_of(b, a.ip), 1U);
+  b.gone(a);
+  ASSERT_NO_FATAL_FAILURE(b.start());
+  EXPECT_TRUE(eventually("no entry", [&] { return entries_of(b, a.ip) == 0; }));
+  EXPECT_TRUE(b.up(c));
+  EXPECT_TRUE(stays.lives());
+  EXPECT_TRUE(f.dead());
+}
+
+}  // namespace
+}  // namespace calico::test
