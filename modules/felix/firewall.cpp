@@ -119,8 +119,15 @@ void Firewall::put_chain(const nft::ChainRef& ref, std::optional<nft::BaseChain>
 
 void Firewall::put_chain(const std::string& name, const model::ChainRules& rules) {
   std::vector<nft::Rule> out;
-  std::vector<std::string> uses;
-  for (const auto& m : rules) {
+  std::vector<std::string> uses, boxes;
+  const auto flat = flatten(rules);
+  for (const auto& s : flat.lookups) {
+    hold(s);
+    boxes.push_back(s.name);
+    uses.push_back(s.name);
+    out.push_back(lookup_rule(s));
+  }
+  for (const auto& m : flat.rest) {
     out.push_back(to_nft(m));
     for (const auto* side : {&m.src, &m.dst}) {
       uses.insert(uses.end(), side->in_sets.begin(), side->in_sets.end());
@@ -133,13 +140,46 @@ void Firewall::put_chain(const std::string& name, const model::ChainRules& rules
     if (!m.target.empty()) uses.push_back(m.target);
   }
   forgive(name);
+  const auto before = std::exchange(chains_[{kInet, name}].boxes, std::move(boxes));
   put_chain({kInet, name}, std::nullopt, std::move(out), std::move(uses));
+  for (const auto& set : before) release(set);
+}
+
+/// The sets of flattened rules are shared by the chains that have the same, and go with the last of them.
+void Firewall::hold(const BoxSet& set) {
+  if (box_refs_[set.name]++ > 0) return;
+  const auto want = to_nft(set);
+  auto& s = sets_[nft::ref_of(want)];
+  s.replace = s.present && !same_shape(s.spec, want);
+  s.spec = want;
+  s.wanted = true;
+  std::vector<std::pair<nft::ElementKey, nft::Element>> all;
+  all.reserve(set.boxes.size());
+  for (const auto& b : set.boxes) {
+    auto e = to_nft(b);
+    all.emplace_back(nft::key_of(e), std::move(e));
+  }
+  s.elements.load_desired(all);
+  dirty_sets_.insert(nft::ref_of(want));
+}
+
+void Firewall::release(const std::string& set) {
+  const auto refs = box_refs_.find(set);
+  if (refs == box_refs_.end() || --refs->second > 0) return;
+  box_refs_.erase(refs);
+  forgive(set);
+  const auto it = sets_.find({kInet, set});
+  if (it == sets_.end()) return;
+  it->second.wanted = false;
+  it->second.elements.load_desired(std::vector<std::pair<nft::ElementKey, nft::Element>>{});
+  dirty_sets_.insert(it->first);
 }
 
 void Firewall::drop_chain(const nft::ChainRef& ref) {
   auto it = chains_.find(ref);
   if (it == chains_.end()) return;
   forgive(ref.name);
+  for (const auto& set : std::exchange(it->second.boxes, {})) release(set);
   it->second.wanted = false;
   it->second.rules.clear();
   it->second.uses.clear();
@@ -210,7 +250,8 @@ void Firewall::stage(const model::Ruleset& ruleset, const model::RulesetDelta& d
 
 void Firewall::stage_all(const model::Ruleset& ruleset) {
   for (auto& [ref, s] : sets_)
-    if (s.wanted && !ruleset.sets.contains(ref.name) && !static_sets_.contains(ref)) {
+    if (s.wanted && !ruleset.sets.contains(ref.name) && !static_sets_.contains(ref) &&
+        !box_refs_.contains(ref.name)) {
       s.wanted = false;
       s.elements.load_desired(std::vector<std::pair<nft::ElementKey, nft::Element>>{});
       dirty_sets_.insert(ref);

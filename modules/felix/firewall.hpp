@@ -29,6 +29,7 @@
 #include "core/model/ruleset.hpp"
 #include "core/nft/connection.hpp"
 #include "core/reconcile/delta_tracker.hpp"
+#include "modules/felix/boxes.hpp"
 #include "modules/felix/tables.hpp"
 
 namespace calico::felix {
@@ -67,7 +68,8 @@ class Firewall {
     std::optional<nft::BaseChain> base;
     bool wanted = false;
     std::vector<nft::Rule> rules;
-    std::vector<std::string> uses;  // sets and chains its rules name
+    std::vector<std::string> uses;   // sets and chains its rules name
+    std::vector<std::string> boxes;  // of these, sets made by flatten()
     bool present = false;
     std::optional<nft::BaseChain> actual_base;
     std::vector<std::string> actual;  // identities of its rules
@@ -91,6 +93,8 @@ class Firewall {
                  std::vector<std::string> uses);
   void put_chain(const std::string& name, const model::ChainRules& rules);
   void drop_chain(const nft::ChainRef& ref);
+  void hold(const BoxSet& set);
+  void release(const std::string& set);
   void put_set(const std::string& name, const model::SetContent& set);
   void change_elements(const std::string& name, const model::SetContent& set, const model::SetDelta& d);
   void forgive(const std::string& name);
@@ -117,7 +121,8 @@ class Firewall {
   };
   std::deque<Kept> kept_;  // elements of the static sets, oldest first
   std::set<nft::SetRef> static_sets_;
-  std::set<std::string> static_;  // names of chains configure() made, as "family name"
+  std::map<std::string, int> box_refs_;  // sets of flatten(): chains that use them
+  std::set<std::string> static_;         // names of chains configure() made, as "family name"
   bool owned_ = false;
   bool tables_ready_ = false;
   bool rebuild_ = false;

@@ -1,5 +1,7 @@
 #include "modules/felix/tables.hpp"
 
+#include <algorithm>
+
 namespace calico::felix {
 namespace {
 
@@ -177,6 +179,8 @@ nft::Set to_nft(const std::string& name, const model::SetContent& set) {
   s.table = set.arp ? kArp : kInet;
   s.name = name;
   s.comment = set.about.substr(0, 120);
+  // nft prints comments between double quotes and cannot read back one within; selectors know both kinds.
+  std::replace(s.comment.begin(), s.comment.end(), '"', '\'');
   switch (set.kind) {
     case SetKind::if_mac_ip4:
       s.key = {Type::ifname, Type::ether_addr, Type::ipv4_addr};
