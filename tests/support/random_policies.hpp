@@ -4,13 +4,14 @@
 /// that what is made up meets.
 ///
 ///   RandomPolicies random(random_seed());      // CALICO_SEED=n repeats a run; the seed is printed
-///   for (auto& [key, value] : random.content()) compiler.update(key, value);
+///   for (auto& [key, value] : random.world()) compiler.update(key, value);
 ///   auto p = random.packet();
 #include <fmt/format.h>
 
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <random>
 #include <string>
 #include <utility>
@@ -31,7 +32,7 @@ inline std::uint64_t random_seed() {
 
 class RandomPolicies {
  public:
-  using Content = std::vector<std::pair<std::string, std::string>>;  ///< keys of the datastore with their JSON
+  using Content = std::map<std::string, std::string>;  ///< keys of the datastore with their JSON
 
   explicit RandomPolicies(std::uint64_t seed) : g(seed) {}
 
@@ -61,16 +62,39 @@ class RandomPolicies {
                                               : std::vector<std::string>{"/128", "/128", "/127", "/126"}));
   }
 
-  /// Four endpoints of host "h" on tap0 to tap3, one to four policies. `fixed`: with fixed_address(), else endpoints
-  /// may share addresses.
-  Content content(bool fixed = false) {
+  /// Everything a small cluster may say: four endpoints of host "h" on tap0 to tap3, policies, tiers, profiles, network
+  /// sets. `fixed`: with fixed_address(), else endpoints may share addresses.
+  Content world(bool fixed = false) {
     Content out;
-    for (int i = 0; i < kEndpoints; ++i) out.emplace_back(key(i), to_json(endpoint(i, fixed)));
+    for (int i = 0; i < kEndpoints; ++i) out[key(i)] = to_json(endpoint(i, fixed));
     for (int i = 1 + below(4); i > 0; --i) {
       const auto p = policy(fmt::format("p{}", i));
-      out.emplace_back(p.global ? fmt::format("{}{}", model::kGlobalNetworkPolicies, p.meta.name)
-                                : model::network_policy_key(p.meta.ns, p.meta.name),
-                       to_json(p));
+      out[p.global ? fmt::format("{}{}", model::kGlobalNetworkPolicies, p.meta.name)
+                   : model::network_policy_key(p.meta.ns, p.meta.name)] = to_json(p);
+    }
+    for (const auto* tier : {"first", "second", "default"})
+      if (one_in(2)) {
+        const model::Tier t{one_in(3) ? std::nullopt : std::optional<double>(below(3)), one_in(2)};
+        out[fmt::format("{}{}", model::kTiers, tier)] = to_json(tier, t);
+      }
+    for (const auto* profile : {"one", "two", "kns.openstack"})
+      if (!one_in(4)) {
+        model::Profile p;
+        if (one_in(2)) p.labels_to_apply[any<std::string>({"a", "b"})] = "x";
+        if (one_in(3)) p.labels_to_apply["pcns.a"] = "y";
+        p.ingress = rules();
+        p.egress = rules();
+        out[fmt::format("{}{}", model::kProfiles, profile)] = to_json(profile, p);
+      }
+    for (int i = below(3); i > 0; --i) {
+      model::NetworkSet s;
+      if (one_in(2)) s.labels["a"] = any<std::string>({"x", "y"});
+      if (one_in(2)) s.labels["b"] = any<std::string>({"x", "xy"});
+      s.nets = nets();
+      const std::string ns = any<std::string>({"", "openstack", "other"});
+      const auto called = fmt::format("s{}", i);
+      out[ns.empty() ? fmt::format("{}{}", model::kGlobalNetworkSets, called)
+                     : fmt::format("{}{}/{}", model::kNetworkSets, ns, called)] = to_json(ns, called, s);
     }
     return out;
   }
@@ -112,6 +136,9 @@ class RandomPolicies {
     for (const bool v4 : {true, false})
       e.ip_networks.push_back(Prefix::host(*Ip::parse(address(v4, fixed ? fixed_address(i) : 1 + below(8)))));
     if (one_in(4)) e.ip_networks.push_back(*Prefix::parse("10.0.0.4/30"));
+    if (one_in(2)) e.profiles = any<std::vector<std::string>>({{"one"}, {"two", "one"}, {"one", "missing"}});
+    if (one_in(2)) e.ports.push_back({"http", 6, any<std::uint16_t>({80, 5000})});
+    if (one_in(3)) e.ports.push_back({"dns", any<std::uint8_t>({6, 17}), 100});
     return e;
   }
 
@@ -120,10 +147,12 @@ class RandomPolicies {
     p.global = one_in(4);
     p.meta.name = called;
     if (!p.global) p.meta.ns = one_in(6) ? "other" : "openstack";
+    p.tier = any<std::string>({"default", "default", "first", "second", "unknown"});
     p.selector = selector();
     if (p.global && one_in(3)) p.namespace_selector = any<std::string>({"all()", "global()"});
     if (one_in(2)) p.order = below(3);
     if (one_in(4)) (one_in(2) ? p.ingress_type : p.egress_type) = false;
+    if (one_in(12)) (one_in(2) ? p.do_not_track : p.pre_dnat) = true;
     p.ingress = rules();
     p.egress = rules();
     return p;
@@ -150,6 +179,8 @@ class RandomPolicies {
     if (one_in(12)) e.namespace_selector = any<std::string>({"all()", "global()", "has(a)"});
     if (ported && one_in(3)) e.ports = {{79, 81}, {100, 100}};
     if (ported && one_in(5)) e.not_ports = {{80, 80}};
+    if (ported && one_in(4)) e.named_ports = any<std::vector<std::string>>({{"http"}, {"http", "dns"}, {"nobodys"}});
+    if (ported && one_in(8)) e.not_named_ports = any<std::vector<std::string>>({{"http"}, {"dns", "http"}});
     return e;
   }
   std::vector<model::Rule> rules() {
@@ -164,7 +195,7 @@ class RandomPolicies {
       if (r.protocol == 1 || r.protocol == 58) {
         const std::uint8_t echo = r.protocol == 1 ? 8 : 128;
         if (one_in(2)) r.icmp = model::Icmp{echo, one_in(2) ? std::optional<std::uint8_t>(0) : std::nullopt};
-        if (one_in(4)) r.not_icmp = model::Icmp{echo, {}};
+        if (one_in(4)) r.not_icmp = model::Icmp{echo, one_in(2) ? std::optional<std::uint8_t>(0) : std::nullopt};
       }
       const bool ported = r.protocol == 6 || r.protocol == 17;
       r.source = side(ported);
