@@ -29,8 +29,8 @@ StaticChain base(const nft::TableRef& table, std::string name, nft::BaseChain ho
 StaticChain plain(const nft::TableRef& table, std::string name) { return {{table, std::move(name), {}, {}}, {}}; }
 
 /// The two tests every stage begins with: replies pass, what belongs to no connection does not.
-void add_state(StaticChain& c) {
-  c.rules.push_back(Rule().ct_state(nft::kEstablished | nft::kRelated).accept());
+void add_established(StaticChain& c) { c.rules.push_back(Rule().ct_state(nft::kEstablished | nft::kRelated).accept()); }
+void add_invalid(StaticChain& c) {
   c.rules.push_back(Rule().ct_state(nft::kInvalid).counter().drop().comment("belongs to no connection"));
 }
 
@@ -83,7 +83,8 @@ StaticChain source_chain() {
 
 StaticChain to_host_chain(const Settings& s) {
   auto c = plain(kInet, "to-host");
-  add_state(c);
+  add_established(c);
+  add_invalid(c);
   auto& r = c.rules;
   // Multicast listener, router solicitation; neighbour solicitation and advertisement; listener report version 2.
   for (const std::uint8_t type : {130, 131, 132, 133, 135, 136, 143}) r.push_back(Rule().icmpv6_type(type).accept());
@@ -104,7 +105,7 @@ StaticChain to_host_chain(const Settings& s) {
 
 StaticChain dispatch_chain(const Settings& s, const std::string& name, bool from) {
   auto c = plain(kInet, name);
-  add_state(c);
+  add_invalid(c);
   add_cut(c, s);
   if (from) add_protected(c);
   c.rules.push_back(from ? Rule().vmap({Field::iifgroup}, "from") : Rule().vmap({Field::oifgroup}, "to"));
@@ -122,10 +123,14 @@ std::vector<StaticChain> static_chains(const Settings& s) {
   out.push_back(dispatch_chain(s, "from-tap", true));
   out.push_back(dispatch_chain(s, "to-tap", false));
   auto raw = base(kInet, "raw-prerouting", {"filter", nft::Hook::prerouting, kRaw});
-  auto dnat = base(kInet, "dnat", {"nat", nft::Hook::prerouting, kDnat});
+  // Not "dnat": that is a word of nft's own, and what nft prints of it cannot be read back.
+  auto dnat = base(kInet, "nat-prerouting", {"nat", nft::Hook::prerouting, kDnat});
   auto input = base(kInet, "input", {"filter", nft::Hook::input, 0});
   auto from = base(kInet, "forward-from", {"filter", nft::Hook::forward, 0});
   auto to = base(kInet, "forward-to", {"filter", nft::Hook::forward, 1});
+  // First of all, whatever the interface: "accept" ends this chain only, as its end would for strangers' packets.
+  add_established(from);
+  add_established(to);
   auto arp_source = plain(kArp, "source");
   auto arp_input = base(kArp, "input", {"filter", nft::kArpInput, 0});
   const auto arp = [] { return Rule(TableFamily::arp); };
@@ -150,7 +155,8 @@ std::vector<StaticChain> static_chains(const Settings& s) {
     arp_input.rules.push_back(arp().iifname(pattern).goto_("source"));
   }
   out.push_back(std::move(raw));
-  out.push_back(std::move(dnat));
+  // A chain of type nat is on the way of each new connection of the host, also when it is empty.
+  if (!dnat.rules.empty()) out.push_back(std::move(dnat));
   out.push_back(std::move(input));
   out.push_back(std::move(from));
   out.push_back(std::move(to));
