@@ -115,27 +115,31 @@ void Compiler::Impl::update_endpoint(const ResourceKey& rk, const std::string& k
   if (!wep) faults[key] = wep.error().what;
   if (wep && wep->ip_networks.empty()) return remove_endpoint(key);  // being deleted
 
-  auto it = endpoint_ids.find(key);
-  if (it == endpoint_ids.end()) {
-    it = endpoint_ids.emplace(key, next_id++).first;
-    auto& e = endpoints[it->second];
-    e.id = it->second;
-    e.key = key;
-    e.ns = rk.ns;
-    e.name = *name;
-    e.local = name->host == options.host && rk.ns == options.ns;
-    if (e.local) locals.insert(e.id);
+  const auto [it, fresh] = endpoint_ids.try_emplace(key, next_id);
+  const Id id = it->second;
+  const bool local = name->host == options.host && rk.ns == options.ns;
+  if (fresh) {
+    ++next_id;
+    if (local) {
+      auto& e = endpoints[id];
+      e.id = id;
+      e.key = key;
+      e.ns = rk.ns;
+      e.name = *name;
+      e.local = true;
+      locals.insert(id);
+    }
   }
-  Endpoint& e = endpoints.at(it->second);
-  e.fault = wep ? "" : wep.error().what;
 
   // Members first change under the old labels' matches, then the labels move.
-  set_member(e.id, wep ? Member{wep->ip_networks, wep->ports} : Member{});
+  set_member(id, wep ? Member{wep->ip_networks, wep->ports} : Member{});
   Labels labels = wep ? wep->meta.labels : Labels{};
   // The namespace is the key's, whatever the labels say: policies of one namespace never reach into another.
   labels[std::string(kLabelNamespace)] = rk.ns;
-  set_labels(e.id, std::move(labels), wep ? wep->profiles : std::vector<std::string>{});
-  if (!e.local) return;
+  set_labels(id, std::move(labels), wep ? wep->profiles : std::vector<std::string>{});
+  if (!local) return;
+  Endpoint& e = endpoints.at(id);
+  e.fault = wep ? "" : wep.error().what;
   e.wep = wep ? std::move(*wep) : WorkloadEndpoint{};
   claim_interface(e, e.fault.empty() ? e.wep.interface_name : interface_of_port(e.name.endpoint));
   dirty_endpoints.insert(e.id);
@@ -144,18 +148,18 @@ void Compiler::Impl::update_endpoint(const ResourceKey& rk, const std::string& k
 void Compiler::Impl::remove_endpoint(const std::string& key) {
   auto it = endpoint_ids.find(key);
   if (it == endpoint_ids.end()) return;
-  Endpoint& e = endpoints.at(it->second);
-  forget_item(e.id);
-  if (e.local) {
+  const auto id = it->second;
+  forget_item(id);
+  if (const auto at = endpoints.find(id); at != endpoints.end()) {
+    Endpoint& e = at->second;
     claim_interface(e, "");
     put_plan(e, std::nullopt);
     leave_class(e);
-    dirty_endpoints.erase(e.id);
-    locals.erase(e.id);
+    dirty_endpoints.erase(id);
+    locals.erase(id);
+    endpoints.erase(at);
   }
-  const auto id = e.id;
   endpoint_ids.erase(it);
-  endpoints.erase(id);
 }
 
 void Compiler::Impl::set_member(Id id, Member m) {
@@ -358,8 +362,8 @@ const std::map<std::string, std::string>& Compiler::faults() const { return impl
 
 Compiler::Counts Compiler::counts() const {
   Counts c;
-  c.endpoints = impl_->endpoints.size();
-  for (const auto& [id, e] : impl_->endpoints) c.local_endpoints += e.local;
+  c.endpoints = impl_->endpoint_ids.size();
+  c.local_endpoints = impl_->endpoints.size();
   for (const auto& [id, p] : impl_->policies) {
     c.policies += !p.profile;
     c.active_policies += p.active && !p.profile;

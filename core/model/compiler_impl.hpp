@@ -27,6 +27,7 @@ namespace calico::model {
 struct Compiler::Impl {
   using Id = std::uint32_t;
 
+  /// One of this host. Of the others, a hundred thousand maybe, nothing is kept but Member and labels.
   struct Endpoint {
     Id id = 0;
     std::string key;
