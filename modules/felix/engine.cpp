@@ -122,7 +122,9 @@ struct Engine::Impl {
       schedule();
     };
     using M = netlink::Monitor;
-    auto m = M::open(loop.executor(), M::kLinks | M::kAddresses | M::kRoutes | M::kNeighbours, on);
+    // A start with a thousand interfaces is told back to us, 10 MB of it, before we read any; what is lost makes us
+    // read everything again, settings too. The kernel takes the memory while something waits only.
+    auto m = M::open(loop.executor(), M::kLinks | M::kAddresses | M::kRoutes | M::kNeighbours, on, 16U << 20U);
     if (!m) return wrap(m.error(), "felix");
     link_monitor.emplace(std::move(*m));
 

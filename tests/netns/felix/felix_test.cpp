@@ -547,7 +547,7 @@ TEST(Felix, LostEventsAreMadeUpFor) {
   b.endpoint(c, {"open"});
   ASSERT_TRUE(eventually("the loop held", [&] { return b.blocked.load(); }));
   std::string batch;
-  for (int i = 0; i < 30000; ++i) batch += fmt::format("route add 20.{}.{}.0/24 dev eth0\n", i / 250, i % 250);
+  for (int i = 0; i < 60000; ++i) batch += fmt::format("route add 20.{}.{}.0/24 dev eth0\n", i / 250, i % 250);
   const auto file = "/tmp/calico-felix-" + std::to_string(getpid());
   std::ofstream(file) << batch;
   b.host.run("ip -batch " + file);
