@@ -4,6 +4,7 @@
 // of 15 counts.
 #include <sched.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <thread>
@@ -170,8 +171,12 @@ void packet_bench() {
     for (int i = 0; i < 2; ++i) ours.ours->update(endpoint_key(i), endpoint(i, {0}));
     ours.ours->flush();
     ours.ours->program();
-    for (const auto& [key, plan] : ours.ours->compiler().ruleset().endpoints)
-      ours.host.run(fmt::format("ip link set {} group {}", plan.interface_name, plan.group));
+    const auto classes = [&](const test::Netns& ns) {
+      for (const auto& [key, plan] : ours.ours->compiler().ruleset().endpoints)
+        ns.run(fmt::format("ip link set {} group {}", plan.interface_name, plan.group));
+    };
+    classes(ours.host);
+    if (const char* path = std::getenv("CALICO_BENCH_SAVE")) save_ruleset(ours.host, path);
     ShapedGroup g;
     g.name = "g0";
     for (int i = 0; i < kRules; ++i) {
@@ -180,7 +185,16 @@ void packet_bench() {
     }
     load(shaped.host, felix_shaped({g}, {{tap(0), {"g0"}}, {tap(1), {"g0"}}}));
 
-    Path* const all[] = {&none, &tracking, &ours, &shaped};
+    std::vector<Path*> all = {&none, &tracking, &ours, &shaped};
+    std::vector<std::unique_ptr<Path>> others;
+    const char* given = std::getenv("CALICO_BENCH_RULESETS");
+    std::istringstream files(given ? given : "");
+    for (std::string file; std::getline(files, file, ',');) {
+      others.push_back(std::make_unique<Path>(file));
+      command(others.back()->host, {"nft", "-f", file});
+      classes(others.back()->host);
+      all.push_back(others.back().get());
+    }
     for (int i = 0; i < kRuns; ++i)
       for (auto* p : all) p->both();
     const auto least = [](const Values& v) { return *std::min_element(v.begin(), v.end()); };
