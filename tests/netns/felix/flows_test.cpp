@@ -167,16 +167,12 @@ TEST(FelixFlows, AMemberThatGoesLosesItsConnections) {
   client.bind(c.ip, 5001);
   client.send("before", a.ip, 5000);
   ASSERT_EQ(server.receive(), "before");
-  const auto walks = connections(b, "walks");
   b.endpoint(c, {"other"});  // still allowed to send everything
   ASSERT_TRUE(eventually("both cut", [&] { return connections(b, "cut") == 2; })) << b.engine->endpoints_json();
   EXPECT_TRUE(of_c.dead());
   EXPECT_TRUE(of_d.lives());
   client.send("after", a.ip, 5000);
   EXPECT_EQ(server.receive(300), "");
-  // A new member concerns nobody: no walk. (d's rewriting is seen after it, so it is over by then.)
-  const auto after = connections(b, "walks");
-  EXPECT_GT(after, walks);
   b.endpoint(c, {"client", "other"});
   EXPECT_TRUE(eventually("c back", [&] { return reaches(c.ns, a.ip, 22, 300) || of_c.asks(100); }));
   EXPECT_TRUE(of_d.lives());
