@@ -168,6 +168,8 @@ std::size_t Batch::add(const Set& s) {
   std::uint32_t flags = 0;
   if (s.interval) flags |= NFT_SET_INTERVAL | (concat ? std::uint32_t{NFT_SET_CONCAT} : 0U);
   if (s.constant) flags |= NFT_SET_CONSTANT;
+  if (s.dynamic) flags |= NFT_SET_EVAL;
+  if (s.dynamic && (s.interval || s.data)) fault(n, "a dynamic set is neither a map nor of intervals");
   if (s.data) flags |= NFT_SET_MAP;
   message(NFT_MSG_NEWSET, NLM_F_CREATE, s.table.family);
   b_.str(NFTA_SET_TABLE, s.table.name);
@@ -236,6 +238,26 @@ void key_attr(netlink::MessageBuilder& b, std::uint16_t type, const Value& v) {
 }
 }  // namespace
 
+namespace {
+/// The expression an element carries; it matches when the limit is exceeded.
+void put_limit(netlink::MessageBuilder& b, const Limit& l) {
+  auto expr = b.nest(NFTA_SET_ELEM_EXPR);
+  const bool connections = l.unit == Limit::Unit::connections;
+  b.str(NFTA_EXPR_NAME, connections ? "connlimit" : "limit");
+  auto data = b.nest(NFTA_EXPR_DATA);
+  if (connections) {
+    b.be32(NFTA_CONNLIMIT_COUNT, static_cast<std::uint32_t>(l.rate));
+    b.be32(NFTA_CONNLIMIT_FLAGS, NFT_CONNLIMIT_F_INV);
+    return;
+  }
+  b.be64(NFTA_LIMIT_RATE, l.rate);
+  b.be64(NFTA_LIMIT_UNIT, 1);
+  b.be32(NFTA_LIMIT_BURST, l.burst);
+  b.be32(NFTA_LIMIT_TYPE, l.unit == Limit::Unit::bytes ? NFT_LIMIT_PKT_BYTES : NFT_LIMIT_PKTS);
+  b.be32(NFTA_LIMIT_FLAGS, NFT_LIMIT_F_INV);
+}
+}  // namespace
+
 void Batch::one_element(const Set& s, const Element& e, Elements how) {
   const bool concat = s.key.size() > 1;
   {
@@ -252,6 +274,7 @@ void Batch::one_element(const Set& s, const Element& e, Elements how) {
     }
     if (how == Elements::add && !e.comment.empty())
       b_.attr(NFTA_SET_ELEM_USERDATA, udata::text(udata::kElementComment, e.comment));
+    if (how == Elements::add && e.limit) put_limit(b_, *e.limit);
   }
   if (!s.interval || concat) return;
   // A plain interval set keeps the two ends apart: the value behind the range begins what is not in the set.
@@ -285,6 +308,9 @@ std::size_t Batch::elements_op(const Set& s, std::span<const Element> elements, 
           fault(n, fmt::format("element {}: the range ends before it begins", i));
         else if (how == Elements::add && s.data.has_value() != (e.verdict || !e.data.empty()))
           fault(n, fmt::format("element {}: {}", i, s.data ? "no datum for a map" : "a datum for a set"));
+        if (e.limit && (!s.dynamic || e.limit->rate == 0 ||
+                        (e.limit->unit == Limit::Unit::connections && e.limit->rate > UINT32_MAX)))
+          fault(n, fmt::format("element {}: a limit of nothing, or in a set that is not dynamic", i));
         one_element(s, e, how);
       }
     }

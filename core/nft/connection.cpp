@@ -314,6 +314,7 @@ SetInfo decode_set(const Message& m, std::string& table) {
   }
   s.set.interval = (flags & NFT_SET_INTERVAL) != 0;
   s.set.constant = (flags & NFT_SET_CONSTANT) != 0;
+  s.set.dynamic = (flags & NFT_SET_EVAL) != 0;
   if (flags & NFT_SET_MAP) {
     if (data == NFT_DATA_VERDICT)
       s.set.data = Type::verdict;
@@ -321,7 +322,8 @@ SetInfo decode_set(const Message& m, std::string& table) {
       s.set.data = static_cast<Type>(data.value_or(0));
     if (size_of(*s.set.data) == 0) s.understood = false;
   }
-  if (flags & ~static_cast<std::uint32_t>(NFT_SET_INTERVAL | NFT_SET_CONSTANT | NFT_SET_MAP | NFT_SET_CONCAT))
+  if (flags &
+      ~static_cast<std::uint32_t>(NFT_SET_INTERVAL | NFT_SET_CONSTANT | NFT_SET_MAP | NFT_SET_CONCAT | NFT_SET_EVAL))
     s.understood = false;
   return s;
 }
@@ -330,6 +332,19 @@ struct RawElement {
   Element e;
   bool end = false;
 };
+
+/// Absent: an expression that is no Limit of ours, or one that matches below the limit.
+std::optional<Limit> decode_limit(View expression) {
+  const Attrs e(expression);
+  const auto name = e.find(NFTA_EXPR_NAME).str();
+  const Attrs d(e.find(NFTA_EXPR_DATA).data);
+  if (name == "connlimit" && (d.find(NFTA_CONNLIMIT_FLAGS).be32() & NFT_CONNLIMIT_F_INV))
+    return Limit{Limit::Unit::connections, d.find(NFTA_CONNLIMIT_COUNT).be32(), 0};
+  if (name != "limit" || d.find(NFTA_LIMIT_UNIT).be64() != 1 || !(d.find(NFTA_LIMIT_FLAGS).be32() & NFT_LIMIT_F_INV))
+    return {};
+  return Limit{d.find(NFTA_LIMIT_TYPE).be32() == NFT_LIMIT_PKT_BYTES ? Limit::Unit::bytes : Limit::Unit::packets,
+               d.find(NFTA_LIMIT_RATE).be64(), d.find(NFTA_LIMIT_BURST).be32()};
+}
 
 RawElement decode_element(const Attr& a) {
   RawElement r;
@@ -345,6 +360,9 @@ RawElement decode_element(const Attr& a) {
         break;
       case NFTA_SET_ELEM_USERDATA:
         r.e.comment = udata::find_text(x.data, udata::kElementComment);
+        break;
+      case NFTA_SET_ELEM_EXPR:
+        r.e.limit = decode_limit(x.data);
         break;
       case NFTA_SET_ELEM_DATA: {
         const Attrs d(x.data);

@@ -440,12 +440,16 @@ Rule& Rule::nat(std::uint32_t type, Family family, std::optional<Ip> to, std::op
 
 Rule& Rule::dnat(const Ip& to, std::optional<std::uint16_t> port) { return nat(NFT_NAT_DNAT, to.family(), to, port); }
 Rule& Rule::snat(const Ip& to) { return nat(NFT_NAT_SNAT, to.family(), to, {}); }
-Rule& Rule::nat_map(std::uint32_t type, Field key, std::string_view map, Family family) {
-  lookup({key}, map, false, kReg1);
+Rule& Rule::nat_map(std::uint32_t type, std::initializer_list<Field> key, std::string_view map, Family family) {
+  lookup(key, map, false, kReg1);
   return nat(type, family, {}, {});
 }
-Rule& Rule::dnat_map(Field key, std::string_view map, Family family) { return nat_map(NFT_NAT_DNAT, key, map, family); }
-Rule& Rule::snat_map(Field key, std::string_view map, Family family) { return nat_map(NFT_NAT_SNAT, key, map, family); }
+Rule& Rule::dnat_map(std::initializer_list<Field> key, std::string_view map, Family family) {
+  return nat_map(NFT_NAT_DNAT, key, map, family);
+}
+Rule& Rule::snat_map(std::initializer_list<Field> key, std::string_view map, Family family) {
+  return nat_map(NFT_NAT_SNAT, key, map, family);
+}
 
 Rule& Rule::masquerade() {
   Expr e(b_, "masq");

@@ -140,9 +140,10 @@ class Rule {
   /// New destination; chain of type nat, prerouting or output.
   Rule& dnat(const Ip& to, std::optional<std::uint16_t> port = {});
   /// New destination from a map (Ip -> Ip) keyed by `key`.
-  Rule& dnat_map(Field key, std::string_view map, Family family);
+  Rule& dnat_map(Field key, std::string_view map, Family family) { return dnat_map({key}, map, family); }
+  Rule& dnat_map(std::initializer_list<Field> key, std::string_view map, Family family);
   Rule& snat(const Ip& to);
-  Rule& snat_map(Field key, std::string_view map, Family family);
+  Rule& snat_map(std::initializer_list<Field> key, std::string_view map, Family family);
   Rule& masquerade();
   /// To this host itself, other port.
   Rule& redirect(std::uint16_t port);
@@ -167,7 +168,7 @@ class Rule {
   }
   Rule& lookup(std::initializer_list<Field> key, std::string_view set, bool negate, std::optional<std::uint32_t> dreg);
   Rule& nat(std::uint32_t type, Family family, std::optional<Ip> to, std::optional<std::uint16_t> port);
-  Rule& nat_map(std::uint32_t type, Field key, std::string_view map, Family family);
+  Rule& nat_map(std::uint32_t type, std::initializer_list<Field> key, std::string_view map, Family family);
   void need(Field f);
   void load(Field f, std::uint32_t reg);
   void cmp(std::uint32_t op, std::uint32_t reg, netlink::View value);

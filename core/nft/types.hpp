@@ -176,6 +176,7 @@ struct Set {
   std::optional<Type> data;  ///< a map; Type::verdict = verdict map
   bool interval = false;     ///< elements may be ranges; keys of host order cannot
   bool constant = false;
+  bool dynamic = false;    ///< a hash set whose elements may carry a Limit
   std::uint32_t size = 0;  ///< most elements; 0 = no limit
   std::string comment;
   bool operator==(const Set&) const = default;
@@ -188,6 +189,16 @@ struct SetRef {
 };
 inline SetRef ref_of(const Set& s) { return {s.table, s.name}; }
 
+/// What an element counts: a rule that finds the element goes on only while the limit is exceeded (`over`), so that
+/// `in({iifname}, set).drop()` drops the excess. Each element has its own count; elements equal in their limit are
+/// equal, whatever they have counted.
+struct Limit {
+  enum class Unit : std::uint8_t { packets, bytes, connections } unit = Unit::packets;
+  std::uint64_t rate = 0;   ///< per second; of connections: how many there may be
+  std::uint32_t burst = 0;  ///< of bytes the kernel adds what the rate gives in a second; none for connections
+  bool operator==(const Limit&) const = default;
+};
+
 /// One element of a set or map. `end` empty: a single value; else the inclusive upper corner of a range (an interval
 /// set; of a box, when the key is concatenated).
 struct Element {
@@ -196,11 +207,14 @@ struct Element {
   std::optional<Verdict> verdict;  ///< of a verdict map
   Value data;                      ///< of another map
   std::string comment;
+  std::optional<Limit> limit = {};  ///< of a dynamic set
   bool operator==(const Element&) const = default;
 };
-inline Element element(const Value& key) { return {key, {}, {}, {}, {}}; }
-inline Element element(const Value& key, Verdict v) { return {key, {}, std::move(v), {}, {}}; }
-inline Element interval(const Value& from, const Value& to) { return {from, to == from ? Value{} : to, {}, {}, {}}; }
+inline Element element(const Value& key) { return {key, {}, {}, {}, {}, {}}; }
+inline Element element(const Value& key, Verdict v) { return {key, {}, std::move(v), {}, {}, {}}; }
+inline Element interval(const Value& from, const Value& to) {
+  return {from, to == from ? Value{} : to, {}, {}, {}, {}};
+}
 /// The range of a prefix, for an interval set of addresses.
 inline Element interval(const Prefix& p) { return interval(Value::ip(p.masked().addr), Value::ip(p.last())); }
 

@@ -206,7 +206,12 @@ TEST_F(NftTest, SetsPrintWithTheirTypesAndElements) {
   const Set tap{.table = kTable, .name = "tap", .key = {Type::ifname}, .data = Type::mark};
   const Set ports{.table = kTable, .name = "ports", .key = {Type::inet_service}, .size = 100};
   const Set range{.table = kTable, .name = "range", .key = {Type::inet_service}, .interval = true};
-  for (const Set* s : {&spoof, &nets, &nets6, &svc, &cls, &fip, &tap, &ports, &range}) b.add(*s);
+  const Set pair{.table = kTable, .name = "pair", .key = {Type::ipv4_addr, Type::ipv4_addr}, .data = Type::ipv4_addr};
+  const Set limits{.table = kTable, .name = "limits", .key = {Type::ifname}, .dynamic = true};
+  const Set bytes{.table = kTable, .name = "bytes", .key = {Type::ifname}, .dynamic = true};
+  const Set many{.table = kTable, .name = "many", .key = {Type::ifname}, .dynamic = true};
+  for (const Set* s : {&spoof, &nets, &nets6, &svc, &cls, &fip, &tap, &ports, &range, &pair, &limits, &bytes, &many})
+    b.add(*s);
   const std::vector<Element> spoof_e = {
       element(Key().ifname("tap1").ether(mac("fa:16:3e:00:00:01")).ip(ip("10.65.0.2")))};
   const std::vector<Element> nets_e = {interval(prefix("10.0.0.0/8")), interval(prefix("11.0.0.0/8")),
@@ -222,9 +227,20 @@ TEST_F(NftTest, SetsPrintWithTheirTypesAndElements) {
   const std::vector<Element> ports_e = {element(Key().port(22)), element(Key().port(80))};
   const std::vector<Element> range_e = {interval(Key().port(0), Key().port(1023)),
                                         interval(Key().port(65535), Key().port(65535))};
+  const std::vector<Element> pair_e = {
+      {Key().ip(ip("10.65.0.2")).ip(ip("10.65.0.2")), {}, {}, Value::ip(ip("192.0.2.1")), {}}};
+  const auto limited = [](Limit::Unit unit, std::uint64_t rate, std::uint32_t burst) {
+    auto e = element(Key().ifname("tap1"));
+    e.limit = Limit{unit, rate, burst};
+    return std::vector<Element>{e};
+  };
+  const auto limits_e = limited(Limit::Unit::packets, 10, 7);
+  const auto bytes_e = limited(Limit::Unit::bytes, 5'000'000'000, 65'537);
+  const auto many_e = limited(Limit::Unit::connections, 4'294'967'295, 0);
   const std::pair<const Set*, const std::vector<Element>*> all[] = {
-      {&spoof, &spoof_e}, {&nets, &nets_e}, {&nets6, &nets6_e}, {&svc, &svc_e},    {&cls, &cls_e},
-      {&fip, &fip_e},     {&tap, &tap_e},   {&ports, &ports_e}, {&range, &range_e}};
+      {&pair, &pair_e}, {&limits, &limits_e}, {&bytes, &bytes_e}, {&many, &many_e}, {&spoof, &spoof_e},
+      {&nets, &nets_e}, {&nets6, &nets6_e},   {&svc, &svc_e},     {&cls, &cls_e},   {&fip, &fip_e},
+      {&tap, &tap_e},   {&ports, &ports_e},   {&range, &range_e}};
   for (auto& [s, e] : all) b.add(*s, *e);
   commit(b);
   const auto text = list();
@@ -243,6 +259,11 @@ TEST_F(NftTest, SetsPrintWithTheirTypesAndElements) {
   EXPECT_THAT(text, HasSubstr("1000 : jump web"));
   EXPECT_THAT(
       text, HasSubstr("map fip { type ipv4_addr : ipv4_addr elements = { 192.0.2.1 comment \"vm 1\" : 10.65.0.2 } }"));
+  EXPECT_THAT(text, HasSubstr("elements = { 10.65.0.2 . 10.65.0.2 : 192.0.2.1 }"));
+  EXPECT_THAT(text, HasSubstr("set limits { type ifname flags dynamic elements = { \"tap1\" limit rate over 10/second "
+                              "burst 7 packets } }"));
+  EXPECT_THAT(text, HasSubstr("\"tap1\" limit rate over 5000000000 bytes/second burst 65537 bytes }"));
+  EXPECT_THAT(text, HasSubstr("\"tap1\" ct count over 4294967295 }"));
   EXPECT_THAT(text, HasSubstr("map tap { type ifname : mark elements = { \"tap1\" : 0x00000007 } }"));
   EXPECT_THAT(text, HasSubstr("set ports { type inet_service size 100 elements = { 22, 80 } }"));
   EXPECT_THAT(text, HasSubstr("set range { type inet_service flags interval elements = { 0-1023, 65535 } }"));
