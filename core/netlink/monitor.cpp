@@ -39,6 +39,9 @@ struct Monitor::State {
       case RTM_NEWNEXTHOP:
       case RTM_DELNEXTHOP:
         return call(handlers.on_nexthop, decode_nexthop(m), m.type == RTM_DELNEXTHOP);
+      case RTM_NEWQDISC:
+      case RTM_DELQDISC:
+        return call(handlers.on_qdisc, decode_qdisc(m), m.type == RTM_DELQDISC);
       default:
         return;
     }
@@ -60,7 +63,7 @@ Result<Monitor> Monitor::open(asio::any_io_executor executor, unsigned groups, M
       {kLinks, {RTNLGRP_LINK}},         {kAddresses, {RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR}},
       {kRoutes4, {RTNLGRP_IPV4_ROUTE}}, {kRoutes6, {RTNLGRP_IPV6_ROUTE}},
       {kNeighbours, {RTNLGRP_NEIGH}},   {kRules, {RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE}},
-      {kNexthops, {RTNLGRP_NEXTHOP}},
+      {kNexthops, {RTNLGRP_NEXTHOP}},   {kQdiscs, {RTNLGRP_TC}},
   };
   for (const auto& row : table)
     if (groups & row.bit)

@@ -30,6 +30,7 @@ struct MonitorHandlers {
   std::function<void(const Neighbour&, bool gone)> on_neighbour;
   std::function<void(const Rule&, bool gone)> on_rule;
   std::function<void(const NexthopObject&, bool gone)> on_nexthop;
+  std::function<void(const Qdisc&, bool gone)> on_qdisc;
   /// Events were lost, or the socket failed: read everything again. `why` is for the log.
   std::function<void(std::string_view why)> on_resync;
   /// Changes made through this netlink port (Rtnl::port()) are not told: their maker knows. The kernel
@@ -49,6 +50,7 @@ class Monitor {
     kNeighbours = 16,
     kRules = 32,
     kNexthops = 64,
+    kQdiscs = 128,
   };
   [[nodiscard]] static Result<Monitor> open(boost::asio::any_io_executor executor, unsigned groups,
                                             MonitorHandlers handlers, std::size_t receive_buffer = 4U << 20U);

@@ -32,6 +32,8 @@ std::string describe(View bytes) {
       s = fmt::format("{} address {} dev {}", verb, a->prefix, a->link.value);
     } else if (auto o = decode_nexthop(m)) {
       s = fmt::format("{} nexthop {}", verb, to_string(*o));
+    } else if (auto q = decode_qdisc(m)) {
+      s = fmt::format("{} qdisc {} dev {}", m.type == RTM_DELQDISC ? "remove" : "write", q->kind, q->dev.value);
     } else if (m.fits<ifinfomsg>()) {
       const auto name = m.attrs(sizeof(ifinfomsg)).find(IFLA_IFNAME).str();
       s = fmt::format("{} link {}{}", verb, m.body<ifinfomsg>().ifi_index,
@@ -189,6 +191,16 @@ Result<std::vector<Rule>> Rtnl::rules(std::optional<Family> family) {
     b.end();
     if (auto st = collect(b, "read rules", out, decode_rule); !st) return tl::unexpected(st.error());
   }
+  return out;
+}
+
+Result<std::vector<Qdisc>> Rtnl::qdiscs() {
+  std::vector<Qdisc> out;
+  MessageBuilder b;
+  b.begin(RTM_GETQDISC, kDump, 0);
+  b.body(tcmsg{});
+  b.end();
+  if (auto st = collect(b, "read qdiscs", out, decode_qdisc); !st) return tl::unexpected(st.error());
   return out;
 }
 

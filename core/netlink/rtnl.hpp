@@ -66,6 +66,11 @@ class Batch {
   /// The routes that name it go with it, in silence for IPv4.
   std::size_t remove_nexthop(std::uint32_t id);
 
+  /// A root tbf in the place of any other; one with the same handle changes its numbers and keeps what waits in it.
+  std::size_t replace(const Qdisc& q);
+  /// The kernel's default comes back.
+  std::size_t remove(const Qdisc& q);
+
   std::size_t size() const { return ops_.size(); }
   bool empty() const { return ops_.empty(); }
   void clear();
@@ -129,6 +134,8 @@ class Rtnl {
   [[nodiscard]] Result<std::vector<Rule>> rules(std::optional<Family> family = {});
   /// Nexthop objects. Errors: unavailable or invalid on a kernel without them (before Linux 5.3).
   [[nodiscard]] Result<std::vector<NexthopObject>> nexthops();
+  /// Root qdiscs of all links.
+  [[nodiscard]] Result<std::vector<Qdisc>> qdiscs();
   /// What the kernel would do with a packet to `dst`. Errors: not_found (no route, or an unreachable one).
   [[nodiscard]] Result<Route> lookup(const Ip& dst, LookupOptions options = {});
 
@@ -168,5 +175,7 @@ class Rtnl {
 [[nodiscard]] std::optional<Neighbour> decode_neighbour(const Message& m);
 [[nodiscard]] std::optional<Rule> decode_rule(const Message& m);
 [[nodiscard]] std::optional<NexthopObject> decode_nexthop(const Message& m);
+/// Root qdiscs only.
+[[nodiscard]] std::optional<Qdisc> decode_qdisc(const Message& m);
 
 }  // namespace calico::netlink

@@ -143,6 +143,19 @@ struct Neighbour {
   bool operator==(const Neighbour&) const = default;
 };
 
+/// The root queueing discipline of a link; of tbf (token bucket) also its numbers.
+struct Qdisc {
+  IfIndex dev;
+  std::uint32_t handle = 0;  ///< major number in the upper half: "c123:" is 0xc1230000
+  std::string kind;
+  std::uint64_t rate = 0;        ///< bytes a second
+  std::uint64_t peak = 0;        ///< bytes a second; 0 = none
+  std::uint32_t limit = 0;       ///< bytes that wait
+  std::uint32_t burst = 0;       ///< bytes; written only: the kernel shows a time it rounded
+  std::uint32_t peak_burst = 0;  ///< bytes; written only
+  bool operator==(const Qdisc&) const = default;
+};
+
 struct Rule {
   Family family = Family::v4;
   std::uint32_t priority = 0;

@@ -247,6 +247,55 @@ TEST_F(NetlinkTest, NeighboursAndProxies) {
   EXPECT_EQ(nl->proxies()->size(), 0U);
 }
 
+TEST_F(NetlinkTest, TokenBuckets) {
+  const auto shown = [&] { return a->run("tc qdisc show dev tap1"); };
+  const Qdisc small{
+      .dev = tap, .handle = 0xc1230000, .kind = "tbf", .rate = 125'000, .limit = 100'000, .burst = 20'000};
+  ASSERT_TRUE(nl->one([&](Batch& x) { x.replace(small); }));
+  EXPECT_NE(shown().find("rate 1Mbit burst 20000b lat 640ms"), std::string::npos) << shown();
+  EXPECT_NE(shown().find("qdisc tbf c123: root"), std::string::npos) << shown();
+  const auto read = [&]() -> std::optional<Qdisc> {
+    auto all = nl->qdiscs();
+    if (!all) return {};
+    for (const auto& q : *all)
+      if (q.dev == tap) return q;
+    return {};
+  };
+  auto q = read();
+  ASSERT_TRUE(q);
+  auto want = small;
+  want.burst = 0;  // is not shown
+  EXPECT_EQ(*q, want);
+  // Beyond 32 bits, with a peak, in the place of the other.
+  const Qdisc large{.dev = tap,
+                    .handle = 0xc1240000,
+                    .kind = "tbf",
+                    .rate = 5'000'000'000,
+                    .peak = 6'000'000'000,
+                    .limit = 64'000'000,
+                    .burst = 536'870'912,
+                    .peak_burst = 10'240};
+  ASSERT_TRUE(nl->one([&](Batch& x) { x.replace(large); }));
+  q = read();
+  ASSERT_TRUE(q);
+  EXPECT_EQ(q->handle, large.handle);
+  EXPECT_EQ(q->rate, large.rate);
+  EXPECT_EQ(q->peak, large.peak);
+  EXPECT_EQ(q->limit, large.limit);
+  EXPECT_NE(shown().find("peakrate 48Gbit"), std::string::npos) << shown();
+  // Refused in words; what was there stays.
+  auto bad = large;
+  bad.peak = 1000;
+  const auto refused = nl->one([&](Batch& x) { x.replace(bad); });
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().what.find("qdisc tbf"), std::string::npos) << refused.error().what;
+  EXPECT_EQ(read()->rate, large.rate);
+  // Another's handle is not removed.
+  EXPECT_FALSE(nl->one([&](Batch& x) { x.remove(small); }));
+  ASSERT_TRUE(nl->one([&](Batch& x) { x.remove(large); }));
+  EXPECT_EQ(shown().find("tbf"), std::string::npos) << shown();
+}
+
 TEST_F(NetlinkTest, LookupAsksTheFib) {
   a->run(
       "ip addr add 10.1.0.1/24 dev tap1; ip route add 10.2.0.0/16 via 10.1.0.9 proto 89; ip route add blackhole "
