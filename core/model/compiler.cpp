@@ -22,6 +22,16 @@ Compiler::Impl::Impl(CompilerOptions o)
   make_set("arp-src-blocks", SetKind::if_mac_net4, "allowed pairs that are blocks", true);
   make_set("from", SetKind::group_verdict, "class of the interface a packet came from");
   make_set("to", SetKind::group_verdict, "class of the interface a packet goes to");
+  make_set("fip4", SetKind::ip4_to_ip4, "floating IPs");
+  make_set("fip6", SetKind::ip6_to_ip6, "floating IPs");
+  make_set("hairpin4", SetKind::ip4_twice_to_ip4, "who calls its own floating IP");
+  make_set("hairpin6", SetKind::ip6_twice_to_ip6, "who calls its own floating IP");
+  make_set("qos-in-packets", SetKind::if_packets, "packets to the interface");
+  make_set("qos-in-connections", SetKind::if_connections, "connections to the interface");
+  make_set("qos-out-packets", SetKind::if_packets, "packets from the interface");
+  make_set("qos-out-bytes", SetKind::if_bytes, "bytes from the interface");
+  make_set("qos-out-peak", SetKind::if_bytes, "bytes from the interface, in a burst");
+  make_set("qos-out-connections", SetKind::if_connections, "connections from the interface");
   make_set("protected4", SetKind::ip4_port, "control ports of every node");
   make_set("protected6", SetKind::ip6_port, "control ports of every node");
 }
@@ -39,8 +49,10 @@ RulesetDelta Compiler::Impl::flush() {
     it->second.active = wanted(it->second);
     compile(it->second);
   }
-  for (const auto id : std::exchange(dirty_endpoints, {}))
-    if (auto it = endpoints.find(id); it != endpoints.end() && it->second.local) plan(it->second);
+  // A plan can take a floating IP from another, which is then planned again.
+  while (!dirty_endpoints.empty())
+    for (const auto id : std::exchange(dirty_endpoints, {}))
+      if (auto it = endpoints.find(id); it != endpoints.end() && it->second.local) plan(it->second);
   for (const auto& key : std::exchange(dirty_classes, {})) settle_class(key);
   auto d = std::exchange(delta, {});
   for (const auto& name : d.sets_gone) d.elements.erase(name);
@@ -141,6 +153,7 @@ void Compiler::Impl::update_endpoint(const ResourceKey& rk, const std::string& k
   Endpoint& e = endpoints.at(id);
   e.fault = wep ? "" : wep.error().what;
   e.wep = wep ? std::move(*wep) : WorkloadEndpoint{};
+  want_nats(e, e.wep);
   claim_interface(e, e.fault.empty() ? e.wep.interface_name : interface_of_port(e.name.endpoint));
   dirty_endpoints.insert(e.id);
 }
@@ -153,6 +166,7 @@ void Compiler::Impl::remove_endpoint(const std::string& key) {
   if (const auto at = endpoints.find(id); at != endpoints.end()) {
     Endpoint& e = at->second;
     claim_interface(e, "");
+    want_nats(e, {});
     put_plan(e, std::nullopt);
     leave_class(e);
     dirty_endpoints.erase(id);
@@ -311,6 +325,7 @@ void Compiler::Impl::guard(const Ip& ip, bool on) {
   for (const auto id : locals)
     for (const auto& n : member_of.at(id).nets)
       if (n.contains(ip)) dirty_endpoints.insert(id);
+  review_nat(ip);
 }
 
 bool Compiler::Impl::holds_guarded(const Prefix& net) const {

@@ -3,7 +3,7 @@
 /// Parts: compiler.cpp (what the keys say: endpoints, network sets, nodes; the ruleset and its delta; the order of a
 /// flush), compiler_policies.cpp (policies, tiers and profiles), compiler_rules.cpp (their rules as chains),
 /// compiler_sets.cpp (the sets they share), compiler_plans.cpp (what each local endpoint gets,
-/// and the classes of endpoints with the same policies).
+/// and the classes of endpoints with the same policies), compiler_nat.cpp (floating IPs and limits of local endpoints).
 ///
 /// Every stage of flush() marks only what the next has to look at: the dirty_* sets.
 #include <array>
@@ -39,6 +39,9 @@ struct Compiler::Impl {
     std::set<Id> policies;       // that select it; local only
     std::string interface_name;  // that it asks for; local only
     std::string class_key;
+    std::set<Ip> nats_wanted;  // floating IPs it names; local only
+    std::set<Ip> taken;        // addresses it keeps from being one
+    std::map<Ip, Ip> nats;     // floating IPs it may have as far as it is concerned, to the address inside
   };
 
   /// What an endpoint or a network set adds to the sets of the selectors that match it. Its id is the one in the index
@@ -222,6 +225,16 @@ struct Compiler::Impl {
   static std::vector<SetElement> sources(const EndpointPlan& p);
   void put_plan(Endpoint& e, std::optional<EndpointPlan> p);
 
+  // compiler_nat.cpp: floating IPs and limits
+  void want_nats(Endpoint& e, const WorkloadEndpoint& wep);
+  /// Who wants this address is planned again.
+  void review_nat(const Ip& external);
+  std::string fault_of_nat(const IpNat& n, const EndpointPlan& p) const;
+  void plan_nats(Endpoint& e, EndpointPlan& p);
+  void count_hairpins(const std::vector<IpNat>& nats, int by);
+  static void add_nats_and_limits(const EndpointPlan& p, std::vector<SetElement>& out);
+  static void plan_qos(const Endpoint& e, EndpointPlan& p);
+
   // compiler_plans.cpp: classes
   static std::uint32_t group_of(std::string_view class_key);
   void enter_class(Endpoint& e, const std::string& key, Questions questions);
@@ -253,6 +266,10 @@ struct Compiler::Impl {
   std::map<std::string, std::set<std::tuple<std::string, std::string, Id>>> claims;  // of interfaces, first wins
   std::map<std::string, std::vector<Ip>> node_addresses;
   std::map<Ip, int> guarded;
+
+  std::map<Ip, std::set<std::pair<std::string, Id>>> nat_wanted;  // floating IP → local endpoints, by key
+  std::map<Ip, int> nat_taken;                                    // what no floating IP may be
+  std::map<std::pair<Ip, Ip>, int> hairpins;                      // internal, floating → plans
 
   std::set<Id> locals;                                         // endpoints of this host
   std::map<std::pair<std::string, Element>, int> source_refs;  // set and element → plans that want it

@@ -48,12 +48,12 @@ void Compiler::Impl::plan(Endpoint& e) {
     p.gateway4 = e.wep.ipv4_gateway;
     p.gateway6 = e.wep.ipv6_gateway;
     plan_nets(e, p);
-    if (!e.wep.ip_nats.empty()) p.notes.push_back("floating IPs are not programmed yet");
-    if (!e.wep.qos_controls_json.empty()) p.notes.push_back("QoS is not programmed yet");
+    plan_qos(e, p);
     for (const auto& name : e.wep.profiles)
       if (const auto it = profiles.find(name); it == profiles.end() || !it->second.present)
         p.notes.push_back(fmt::format("profile {} is missing: what reaches it is refused", quoted(name)));
   }
+  plan_nats(e, p);
   Questions questions;
   if (!p.left_alone) {
     questions = questions_of(e);
@@ -113,6 +113,7 @@ std::vector<Compiler::Impl::SetElement> Compiler::Impl::sources(const EndpointPl
       if (family == Family::v4) put("arp-src-blocks", first, last);
     }
   }
+  add_nats_and_limits(p, out);
   return out;
 }
 
@@ -127,6 +128,8 @@ void Compiler::Impl::put_plan(Endpoint& e, std::optional<EndpointPlan> p) {
     if (source_refs[x]++ == 0) add_element(x.first, x.second);
   for (const auto& x : old_sources)
     if (auto at = source_refs.find(x); --at->second == 0) source_refs.erase(at), drop_element(x.first, x.second);
+  if (p) count_hairpins(p->nats, 1);
+  if (had) count_hairpins(it->second.nats, -1);
   if (p)
     ruleset.endpoints[e.key] = std::move(*p);
   else if (had)

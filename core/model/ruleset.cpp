@@ -60,6 +60,20 @@ std::string_view to_string(SetKind k) {
       return "ip4 . port";
     case SetKind::ip6_port:
       return "ip6 . port";
+    case SetKind::ip4_to_ip4:
+      return "ip4 : ip4";
+    case SetKind::ip6_to_ip6:
+      return "ip6 : ip6";
+    case SetKind::ip4_twice_to_ip4:
+      return "ip4 . ip4 : ip4";
+    case SetKind::ip6_twice_to_ip6:
+      return "ip6 . ip6 : ip6";
+    case SetKind::if_packets:
+      return "interface, packets/s";
+    case SetKind::if_bytes:
+      return "interface, bytes/s";
+    case SetKind::if_connections:
+      return "interface, connections";
     case SetKind::group_verdict:
       return "group : chain";
   }
@@ -88,6 +102,16 @@ std::string to_string(SetKind kind, const Element& e) {
     case SetKind::ip4_port:
     case SetKind::ip6_port:
       return fmt::format("{} . {}", e.ip, e.port);
+    case SetKind::ip4_to_ip4:
+    case SetKind::ip6_to_ip6:
+      return fmt::format("{} : {}", e.ip, e.ip_end);
+    case SetKind::ip4_twice_to_ip4:
+    case SetKind::ip6_twice_to_ip6:
+      return fmt::format("{} . {} : {}", e.ip, e.ip, e.ip_end);
+    case SetKind::if_packets:
+    case SetKind::if_bytes:
+    case SetKind::if_connections:
+      return fmt::format("{} {} burst {}", e.interface_name, e.rate, e.burst);
     case SetKind::group_verdict:
       return fmt::format("{} : {}", e.group, e.chain);
   }
@@ -149,6 +173,8 @@ std::string to_text(const Ruleset& r) {
         fmt::format("  mac {} group {}{}\n", p.mac ? p.mac->to_string() : "-",
                     p.group == kGroupClosed ? "closed" : fmt::format("{}", p.group), p.left_alone ? " left alone" : "");
     for (const auto& n : p.nets) out += fmt::format("  net {}\n", n);
+    for (const auto& n : p.nats) out += fmt::format("  nat {} to {}\n", n.external, n.internal);
+    if (const auto q = to_string(p.qos); !q.empty()) out += fmt::format("  qos {}\n", q);
     if (p.gateway4) out += fmt::format("  gateway {}\n", *p.gateway4);
     if (p.gateway6) out += fmt::format("  gateway {}\n", *p.gateway6);
     for (const auto& n : p.policies) out += fmt::format("  policy {}\n", n);

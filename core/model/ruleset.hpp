@@ -19,6 +19,7 @@
 
 #include "core/base/ip.hpp"
 #include "core/model/keys.hpp"
+#include "core/model/qos.hpp"
 #include "core/model/resources.hpp"
 
 namespace calico::model {
@@ -38,10 +39,17 @@ enum class SetKind : std::uint8_t {
   ip6,
   net4,  ///< disjoint IPv4 ranges
   net6,
-  ports,          ///< disjoint port ranges
-  ip4_port,       ///< IPv4 . port
-  ip6_port,       ///< IPv6 . port
-  group_verdict,  ///< map: device group to the chain to go to
+  ports,       ///< disjoint port ranges
+  ip4_port,    ///< IPv4 . port
+  ip6_port,    ///< IPv6 . port
+  ip4_to_ip4,  ///< map: address to address
+  ip6_to_ip6,
+  ip4_twice_to_ip4,  ///< map: the same address as source and destination to an address
+  ip6_twice_to_ip6,
+  if_packets,      ///< interface with its limit of packets a second
+  if_bytes,        ///< interface with its limit of bytes a second
+  if_connections,  ///< interface with its limit of connections
+  group_verdict,   ///< map: device group to the chain to go to
 };
 [[nodiscard]] std::string_view to_string(SetKind k);
 
@@ -50,11 +58,13 @@ struct Element {
   std::string interface_name;
   Mac mac;
   Ip ip;      ///< first address for blocks and ranges
-  Ip ip_end;  ///< last address, inclusive; equal to ip when single
+  Ip ip_end;  ///< last address, inclusive; equal to ip when single; of a map, what the address is translated to
   std::uint16_t port = 0;
   std::uint16_t port_end = 0;  ///< inclusive
   std::uint32_t group = 0;
   std::string chain;
+  std::uint64_t rate = 0;   ///< a second, or how many at all
+  std::uint32_t burst = 0;  ///< beyond the rate
   auto operator<=>(const Element&) const = default;
 };
 [[nodiscard]] std::string to_string(SetKind kind, const Element& e);
@@ -113,6 +123,8 @@ struct EndpointPlan {
   std::string interface_name;
   std::optional<Mac> mac;
   std::vector<Prefix> nets;  ///< allowed as source, routed to the interface
+  std::vector<IpNat> nats;   ///< floating IPs: routed to the interface, translated, not allowed as source
+  QosControls qos;
   std::optional<Ip> gateway4;
   std::optional<Ip> gateway6;
   std::uint32_t group = kGroupClosed;

@@ -116,6 +116,7 @@ struct Engine::Impl {
     on.on_neighbour = [this](const netlink::Neighbour& n, bool gone) {
       taps->on_neighbour(n, gone), schedule_if_due();
     };
+    on.on_qdisc = [this](const netlink::Qdisc& q, bool gone) { taps->on_qdisc(q, gone), schedule_if_due(); };
     on.on_resync = [this](std::string_view why) {
       log::warn("felix.netlink_lost", "why", why, "action", "reading links, routes and neighbours again");
       reload_taps = true;
@@ -124,7 +125,8 @@ struct Engine::Impl {
     using M = netlink::Monitor;
     // A start with a thousand interfaces is told back to us, 10 MB of it, before we read any; what is lost makes us
     // read everything again, settings too. The kernel takes the memory while something waits only.
-    auto m = M::open(loop.executor(), M::kLinks | M::kAddresses | M::kRoutes | M::kNeighbours, on, 16U << 20U);
+    auto m =
+        M::open(loop.executor(), M::kLinks | M::kAddresses | M::kRoutes | M::kNeighbours | M::kQdiscs, on, 16U << 20U);
     if (!m) return wrap(m.error(), "felix");
     link_monitor.emplace(std::move(*m));
 
@@ -661,7 +663,14 @@ struct Engine::Impl {
       for (const auto& n : p.nets) nets.emplace_back(n.to_string());
       for (const auto& n : p.policies) policies.emplace_back(n);
       for (const auto& n : p.notes) notes.emplace_back(n);
+      for (const auto& n : firewall->notes_of(p)) notes.emplace_back(n);
+      if (!s.tap.note.empty()) notes.emplace_back(s.tap.note);
+      json::array nats;
+      for (const auto& n : p.nats)
+        nats.push_back(json::object{{"external", n.external.to_string()}, {"internal", n.internal.to_string()}});
       o["networks"] = std::move(nets);
+      o["floating_ips"] = std::move(nats);
+      o["limits"] = model::to_string(p.qos);
       o["class"] = p.group == model::kGroupClosed ? json::value("closed") : json::value(p.group);
       o["group"] = s.tap.group;
       o["policies"] = std::move(policies);

@@ -1,6 +1,7 @@
 #include "modules/felix/firewall.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 namespace calico::felix {
@@ -14,7 +15,14 @@ std::vector<std::string> identities(const std::vector<nft::Rule>& rules) {
 }
 
 bool same_shape(const nft::Set& a, const nft::Set& b) {
-  return a.key == b.key && a.data == b.data && a.interval == b.interval;
+  return a.key == b.key && a.data == b.data && a.interval == b.interval && a.dynamic == b.dynamic;
+}
+
+/// Of an element whose key is an interface name.
+std::string interface_of(const nft::Element& e) {
+  const auto b = e.key.bytes();
+  const auto* name = reinterpret_cast<const char*>(b.data());
+  return {name, strnlen(name, b.size())};
 }
 
 /// Of the model's: "in-<group>" and "out-<group>".
@@ -28,11 +36,8 @@ Firewall::Firewall(nft::Connection connection) : nft_(std::move(connection)) {}
 
 void Firewall::configure(const Settings& settings) {
   auto before = std::exchange(static_, {});
-  for (auto& c : static_chains(settings)) {
-    const auto ref = nft::ref_of(c.chain);
-    static_.insert(nft::to_string(ref.table) + " " + ref.name);
-    put_chain(ref, c.chain.base, std::move(c.rules), {});
-  }
+  for (auto& c : static_chains(settings)) put_static(std::move(c));
+  for (auto& c : extra_chains(extra_)) put_static(std::move(c));
   for (auto& [ref, c] : chains_) {
     const auto name = nft::to_string(ref.table) + " " + ref.name;
     if (c.wanted && before.contains(name) && !static_.contains(name)) drop_chain(ref);
@@ -105,6 +110,21 @@ Status Firewall::keep_out(const std::vector<conntrack::Tuple>& packets, TimePoin
     dirty_sets_.erase(ref);
   }
   return {};
+}
+
+void Firewall::put_static(StaticChain c) {
+  const auto ref = nft::ref_of(c.chain);
+  static_.insert(nft::to_string(ref.table) + " " + ref.name);
+  put_chain(ref, c.chain.base, std::move(c.rules), {});
+}
+
+void Firewall::put_extra(const ExtraHooks& hooks) {
+  if (hooks == extra_) return;
+  for (const auto& c : extra_chains(std::exchange(extra_, hooks))) {
+    static_.erase(nft::to_string(c.chain.table) + " " + c.chain.name);
+    drop_chain(nft::ref_of(c.chain));
+  }
+  for (auto& c : extra_chains(extra_)) put_static(std::move(c));
 }
 
 void Firewall::put_chain(const nft::ChainRef& ref, std::optional<nft::BaseChain> base, std::vector<nft::Rule> rules,
@@ -221,6 +241,8 @@ void Firewall::change_elements(const std::string& name, const model::SetContent&
   for (const auto& e : d.removed) s.elements.erase_desired(nft::key_of(to_nft(set.kind, e)));
   for (const auto& e : d.added) {
     auto n = to_nft(set.kind, e);
+    if (n.limit)
+      if (auto at = unlimited_.find(e.interface_name); at != unlimited_.end()) at->second.erase(name);
     s.elements.set_desired(nft::key_of(n), std::move(n));
   }
   forgive(name);
@@ -246,12 +268,14 @@ void Firewall::stage(const model::Ruleset& ruleset, const model::RulesetDelta& d
       it->second.elements.load_desired(std::vector<std::pair<nft::ElementKey, nft::Element>>{});
       dirty_sets_.insert(it->first);
     }
+  put_extra(extra_hooks(ruleset));
 }
 
 void Firewall::stage_all(const model::Ruleset& ruleset) {
+  put_extra(extra_hooks(ruleset));
+  unlimited_.clear();
   for (auto& [ref, s] : sets_)
-    if (s.wanted && !ruleset.sets.contains(ref.name) && !static_sets_.contains(ref) &&
-        !box_refs_.contains(ref.name)) {
+    if (s.wanted && !ruleset.sets.contains(ref.name) && !static_sets_.contains(ref) && !box_refs_.contains(ref.name)) {
       s.wanted = false;
       s.elements.load_desired(std::vector<std::pair<nft::ElementKey, nft::Element>>{});
       dirty_sets_.insert(ref);
@@ -396,6 +420,13 @@ std::string Firewall::fault_of(const model::EndpointPlan& plan) const {
   return {};
 }
 
+std::vector<std::string> Firewall::notes_of(const model::EndpointPlan& plan) const {
+  std::vector<std::string> out;
+  if (const auto at = unlimited_.find(plan.interface_name); at != unlimited_.end() && !plan.left_alone)
+    for (const auto& [set, why] : at->second) out.push_back(fmt::format("not limited by {}: {}", set, why));
+  return out;
+}
+
 nft::Batch Firewall::addition(Origins& origins) {
   nft::Batch b;
   const auto note = [&](std::size_t op, Origin o) {
@@ -503,12 +534,15 @@ bool Firewall::isolate(const nft::CommitError& e, const Origins& origins) {
               if (std::find(oc.uses.begin(), oc.uses.end(), ref.name) != oc.uses.end()) dirty_chains_.insert(outer);
           }
       }
+      if (s.spec.dynamic)
+        for (std::size_t i = 0; i < o.elements.size(); ++i)
+          if (!f.element || *f.element == i) unlimited_[interface_of(o.elements[i])][o.set.name] = f.what;
       // The element itself, or all of the operation, is left out: a source that is not there is refused, a member that
       // is not there has its policy closed above.
       if (f.element && *f.element < o.elements.size()) {
         s.elements.erase_desired(nft::key_of(o.elements[*f.element]));
         progress = true;
-      } else if (used) {
+      } else if (used || s.spec.dynamic) {
         for (const auto& el : o.elements) s.elements.erase_desired(nft::key_of(el));
         progress = progress || !o.elements.empty();
       }

@@ -10,7 +10,7 @@
 ///
 /// A restart with the same intent writes no rule and no element. Fault isolation: what the kernel refuses is found by
 /// its operation; a refused policy chain, or one whose set is refused, becomes a drop (and so do the classes that ask
-/// it), a refused source element is left out, and the transaction is tried again without it.
+/// it), a refused source element or limit is left out, and the transaction is tried again without it.
 ///
 /// The tables carry OWNER and PERSIST where the kernel has both: a foreign flush does not touch them and they outlive
 /// the process. Then only this connection can write them.
@@ -55,6 +55,8 @@ class Firewall {
 
   /// Why this endpoint's class cannot be enforced; empty when it can.
   std::string fault_of(const model::EndpointPlan& plan) const;
+  /// Limits of this endpoint that the kernel refused, one line each.
+  std::vector<std::string> notes_of(const model::EndpointPlan& plan) const;
   /// Chain or set → why the kernel refused it.
   const std::map<std::string, std::string>& refused() const { return refused_; }
   /// Transactions written so far, and operations in them; a zero-diff restart writes none, or one to adopt a table.
@@ -89,6 +91,8 @@ class Firewall {
   };
   using Origins = std::vector<Origin>;  // by operation
 
+  void put_static(StaticChain chain);
+  void put_extra(const ExtraHooks& hooks);
   void put_chain(const nft::ChainRef& ref, std::optional<nft::BaseChain> base, std::vector<nft::Rule> rules,
                  std::vector<std::string> uses);
   void put_chain(const std::string& name, const model::ChainRules& rules);
@@ -123,6 +127,8 @@ class Firewall {
   std::set<nft::SetRef> static_sets_;
   std::map<std::string, int> box_refs_;  // sets of flatten(): chains that use them
   std::set<std::string> static_;         // names of chains configure() made, as "family name"
+  ExtraHooks extra_;
+  std::map<std::string, std::map<std::string, std::string>> unlimited_;  // interface → set → why it is not in it
   bool owned_ = false;
   bool tables_ready_ = false;
   bool rebuild_ = false;

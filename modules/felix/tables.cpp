@@ -15,6 +15,9 @@ constexpr std::uint8_t kIcmpv6 = 58;
 constexpr std::uint64_t kLogsPerSecond = 10;  // of one rule
 constexpr std::int32_t kRaw = -300;
 constexpr std::int32_t kDnat = -100;
+constexpr std::int32_t kSnat = 100;
+constexpr std::int32_t kQosFrom = kRaw + 1;  // behind the test of the source: a spoofed packet is nobody's
+constexpr std::int32_t kQosForward = 2;      // behind both judgements: what a policy refuses uses up no limit
 const Prefix kMetadata = *Prefix::parse("169.254.169.254/32");
 const Prefix kAnyone4 = *Prefix::parse("0.0.0.0/32");
 const Prefix kAnyone6 = *Prefix::parse("::/128");
@@ -179,6 +182,53 @@ std::vector<nft::Set> static_sets(const Settings& s) {
   return out;
 }
 
+ExtraHooks extra_hooks(const model::Ruleset& ruleset) {
+  const auto any = [&](const char* set) {
+    const auto it = ruleset.sets.find(set);
+    return it != ruleset.sets.end() && !it->second.elements.empty();
+  };
+  return {any("qos-out-packets") || any("qos-out-bytes") || any("qos-out-peak"),
+          any("qos-in-packets") || any("qos-in-connections") || any("qos-out-connections"), any("fip4") || any("fip6")};
+}
+
+std::vector<StaticChain> extra_chains(const ExtraHooks& hooks) {
+  std::vector<StaticChain> out;
+  if (hooks.floating) {
+    // Before the judgements: policies see the address inside, as they are written for it.
+    auto in = base(kInet, "floating-prerouting", {"nat", nft::Hook::prerouting, kDnat});
+    auto local = base(kInet, "floating-output", {"nat", nft::Hook::output, kDnat});
+    for (auto* c : {&in, &local}) {
+      c->rules.push_back(Rule().dnat_map(Field::ip_daddr, "fip4", Family::v4));
+      c->rules.push_back(Rule().dnat_map(Field::ip6_daddr, "fip6", Family::v6));
+      out.push_back(std::move(*c));
+    }
+    auto hairpin = base(kInet, "floating-postrouting", {"nat", nft::Hook::postrouting, kSnat});
+    hairpin.rules.push_back(Rule().snat_map({Field::ip_saddr, Field::ip_daddr}, "hairpin4", Family::v4));
+    hairpin.rules.push_back(Rule().snat_map({Field::ip6_saddr, Field::ip6_daddr}, "hairpin6", Family::v6));
+    out.push_back(std::move(hairpin));
+  }
+  // An element of the sets below matches while its limit is exceeded.
+  if (hooks.from) {
+    auto c = base(kInet, "qos-from", {"filter", nft::Hook::prerouting, kQosFrom});
+    for (const auto* set : {"qos-out-packets", "qos-out-peak", "qos-out-bytes"})
+      c.rules.push_back(Rule().in({Field::iifname}, set).counter().drop());
+    out.push_back(std::move(c));
+  }
+  if (hooks.forward) {
+    auto over = plain(kInet, "too-many");
+    over.rules.push_back(Rule().counter().comment("connections above the limit"));
+    over.rules.push_back(Rule().reject(nft::Reject::tcp_reset));
+    over.rules.push_back(Rule().drop());
+    auto c = base(kInet, "qos-forward", {"filter", nft::Hook::forward, kQosForward});
+    c.rules.push_back(Rule().ct_state(nft::kNew).in({Field::iifname}, "qos-out-connections").goto_("too-many"));
+    c.rules.push_back(Rule().ct_state(nft::kNew).in({Field::oifname}, "qos-in-connections").goto_("too-many"));
+    c.rules.push_back(Rule().in({Field::oifname}, "qos-in-packets").counter().drop());
+    out.push_back(std::move(over));
+    out.push_back(std::move(c));
+  }
+  return out;
+}
+
 nft::Set to_nft(const std::string& name, const model::SetContent& set) {
   using model::SetKind;
   nft::Set s;
@@ -229,6 +279,28 @@ nft::Set to_nft(const std::string& name, const model::SetContent& set) {
     case SetKind::ip6_port:
       s.key = {Type::ipv6_addr, Type::inet_service};
       break;
+    case SetKind::ip4_to_ip4:
+      s.key = {Type::ipv4_addr};
+      s.data = Type::ipv4_addr;
+      break;
+    case SetKind::ip6_to_ip6:
+      s.key = {Type::ipv6_addr};
+      s.data = Type::ipv6_addr;
+      break;
+    case SetKind::ip4_twice_to_ip4:
+      s.key = {Type::ipv4_addr, Type::ipv4_addr};
+      s.data = Type::ipv4_addr;
+      break;
+    case SetKind::ip6_twice_to_ip6:
+      s.key = {Type::ipv6_addr, Type::ipv6_addr};
+      s.data = Type::ipv6_addr;
+      break;
+    case SetKind::if_packets:
+    case SetKind::if_bytes:
+    case SetKind::if_connections:
+      s.key = {Type::ifname};
+      s.dynamic = true;
+      break;
     case SetKind::group_verdict:
       s.key = {Type::devgroup};
       s.data = Type::verdict;
@@ -263,6 +335,28 @@ nft::Element to_nft(model::SetKind kind, const model::Element& e) {
     case SetKind::ip4_port:
     case SetKind::ip6_port:
       return nft::element(Key().ip(e.ip).port(e.port));
+    case SetKind::ip4_to_ip4:
+    case SetKind::ip6_to_ip6: {
+      auto out = nft::element(Key().ip(e.ip));
+      out.data = nft::Value::ip(e.ip_end);
+      return out;
+    }
+    case SetKind::ip4_twice_to_ip4:
+    case SetKind::ip6_twice_to_ip6: {
+      auto out = nft::element(Key().ip(e.ip).ip(e.ip));
+      out.data = nft::Value::ip(e.ip_end);
+      return out;
+    }
+    case SetKind::if_packets:
+    case SetKind::if_bytes:
+    case SetKind::if_connections: {
+      auto out = nft::element(Key().ifname(e.interface_name));
+      out.limit = nft::Limit{kind == SetKind::if_packets ? nft::Limit::Unit::packets
+                             : kind == SetKind::if_bytes ? nft::Limit::Unit::bytes
+                                                         : nft::Limit::Unit::connections,
+                             e.rate, e.burst};
+      return out;
+    }
     case SetKind::group_verdict:
       return nft::element(Key().devgroup(e.group), nft::Verdict::goto_(e.chain));
   }

@@ -4,10 +4,13 @@
 ///
 ///   inet calico                                    arp calico
 ///     raw-prerouting (-300)  tap* → source           input  tap* → source
-///     dnat (-100)            metadata
+///     nat-prerouting (-100)  metadata
 ///     input (0)              tap* → to-host
 ///     forward-from (0)       tap* → from-tap → class → policies
 ///     forward-to (1)         → tap*: to-tap → class → policies
+///   and only while an endpoint needs them:
+///     floating-prerouting, floating-output (-100), floating-postrouting (100)   floating IPs; who calls its own
+///     qos-from (-299), qos-forward (2)                                          limits
 ///
 /// Egress and ingress are two base chains, so that "accept" ends one judgement and the packet goes on to the next: no
 /// packet mark is needed, and the kernel's loop check walks each policy once a class, not once a pair of classes.
@@ -36,6 +39,16 @@ struct StaticChain {
 /// Sets that static chains look into and that are no part of the policy: cut4 and cut6, what would bring a connection
 /// back that was cut (source, port, destination, port).
 [[nodiscard]] std::vector<nft::Set> static_sets(const Settings& settings);
+
+/// What endpoints need beyond policy: a hook nobody needs is not there, because every packet would pay for it.
+struct ExtraHooks {
+  bool from = false;      ///< limits of packets or bytes from an endpoint
+  bool forward = false;   ///< of packets to one, of connections either way
+  bool floating = false;  ///< floating IPs
+  bool operator==(const ExtraHooks&) const = default;
+};
+[[nodiscard]] ExtraHooks extra_hooks(const model::Ruleset& ruleset);
+[[nodiscard]] std::vector<StaticChain> extra_chains(const ExtraHooks& hooks);
 
 [[nodiscard]] nft::Set to_nft(const std::string& name, const model::SetContent& set);
 [[nodiscard]] nft::Element to_nft(model::SetKind kind, const model::Element& e);

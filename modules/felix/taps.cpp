@@ -12,9 +12,32 @@ namespace {
 constexpr std::uint32_t kMetric = 1024;
 constexpr std::uint32_t kElevatedMetric = 512;  // of an endpoint that just migrated here
 
+/// Handles of our token buckets: the kernel gives 0x8000 and on by itself, people small numbers.
+constexpr std::uint32_t kOurHandles = 0xc000;
+bool is_our_bucket(const netlink::Qdisc& q) { return q.kind == "tbf" && q.handle >> 28U == kOurHandles >> 12U; }
+
 bool gone_already(int error) { return error == ENODEV || error == ENETDOWN || error == ENOENT || error == ESRCH; }
 
 }  // namespace
+
+netlink::Qdisc token_bucket(IfIndex dev, const model::Bandwidth& b) {
+  constexpr std::uint32_t kOnePacket = 10'240;
+  constexpr std::uint64_t kQueueMin = 100'000, kQueueMax = 64'000'000;
+  netlink::Qdisc q;
+  q.dev = dev;
+  q.kind = "tbf";
+  q.rate = b.rate;
+  q.burst = std::max(b.burst, kOnePacket);
+  q.peak = b.peak;
+  if (b.peak) q.peak_burst = std::max(b.min_burst, kOnePacket);
+  // What waits is at most 50 ms of the rate; upstream's burst on top of it would be minutes of queue.
+  q.limit = static_cast<std::uint32_t>(std::clamp(b.rate / 20, kQueueMin, kQueueMax));
+  std::uint32_t h = 2166136261U;
+  for (const std::uint64_t part : {std::uint64_t{q.burst}, std::uint64_t{q.peak_burst}})
+    for (int i = 0; i < 4; ++i) h = (h ^ (part >> (8 * i) & 0xffU)) * 16777619U;
+  q.handle = (kOurHandles | (h ^ h >> 12U ^ h >> 24U) % 0x1000U) << 16U;
+  return q;
+}
 
 void Taps::configure(const Settings& settings) {
   settings_ = settings;
@@ -79,6 +102,13 @@ Status Taps::load() {
       there.emplace_back(NeighbourKey{n.dev, n.ip, n.proxy}, n);
   }
   neighbours_.load_actual(there);
+
+  std::vector<std::pair<IfIndex, netlink::Qdisc>> buckets;
+  // A kernel without qdiscs cannot have ours; writing one will say so.
+  if (auto qdiscs = nl_.qdiscs())
+    for (const auto& q : *qdiscs)
+      if (our_device(q.dev) && is_our_bucket(q)) buckets.emplace_back(q.dev, q);
+  qdiscs_.load_actual(buckets);
 
   for (auto& [name, tap] : taps_) {
     tap.settings_due = true;
@@ -211,6 +241,7 @@ bool Taps::release(const std::set<Ip>& addresses) {
 void Taps::retract(Tap& tap) {
   for (const auto& k : std::exchange(tap.routes, {})) want_route(k, tap.index, std::nullopt);
   for (const auto& k : std::exchange(tap.neighbours, {})) neighbours_.erase_desired(k);
+  qdiscs_.erase_desired(tap.index);
 }
 
 void Taps::want_route(const netlink::RouteKey& key, IfIndex dev, std::optional<netlink::Route> route) {
@@ -245,18 +276,25 @@ void Taps::refresh(const std::string& name) {
   stale_groups_.erase(tap.index.value);
   due_.insert(name);
   const auto& link = links_.at(tap.index);
+  tap.qdisc_error.clear();
+  if (tap.plan.qos.ingress) qdiscs_.set_desired(tap.index, token_bucket(tap.index, *tap.plan.qos.ingress));
   if (!tap.plan.mac || !link.admin_up()) return;
+  const auto lead = [&](const Prefix& dst) {
+    if (!link.running() || mode_of(tap) == RouteMode::withheld) return;
+    const auto r = route_to(dst, tap.index, mode_of(tap) == RouteMode::elevated);
+    tap.routes.push_back(netlink::key_of(r));
+    want_route(netlink::key_of(r), tap.index, r);
+  };
   for (const auto& net : tap.plan.nets) {
     if (net.is_host()) {
       const NeighbourKey k{tap.index, net.addr, false};
       neighbours_.set_desired(k, {.dev = tap.index, .ip = net.addr, .mac = *tap.plan.mac});
       tap.neighbours.push_back(k);
     }
-    if (!link.running() || mode_of(tap) == RouteMode::withheld) continue;
-    const auto r = route_to(net, tap.index, mode_of(tap) == RouteMode::elevated);
-    tap.routes.push_back(netlink::key_of(r));
-    want_route(netlink::key_of(r), tap.index, r);
+    lead(net);
   }
+  // Translated before any route is asked, so nothing follows this one; BGP announces it.
+  for (const auto& n : tap.plan.nats) lead(Prefix::host(n.external));
   if (tap.plan.gateway6) {
     // The VM asks for its gateway; the host answers for it on this link. IPv4 has proxy_arp for that.
     const NeighbourKey k{tap.index, *tap.plan.gateway6, true};
@@ -291,6 +329,7 @@ void Taps::on_link(const netlink::Link& link, bool gone) {
     if (auto at = index_of_.find(old_name); at != index_of_.end() && at->second == link.index) index_of_.erase(at);
     stale_groups_.erase(link.index.value);
     if (ours(old_name)) forget_device(link.index);
+    qdiscs_.erase_actual(link.index);
     refresh(old_name);
     return;
   }
@@ -355,6 +394,18 @@ void Taps::on_neighbour(const netlink::Neighbour& n, bool gone) {
     neighbours_.set_actual(key, n);
 }
 
+void Taps::on_qdisc(const netlink::Qdisc& q, bool gone) {
+  const auto* have = qdiscs_.actual(q.dev);
+  if (gone) {
+    if (have && have->handle == q.handle) qdiscs_.erase_actual(q.dev);
+  } else if (have || qdiscs_.desired(q.dev)) {
+    if (qdiscs_.desired(q.dev) || is_our_bucket(q))
+      qdiscs_.set_actual(q.dev, q);
+    else
+      qdiscs_.erase_actual(q.dev);  // somebody's took the place of what was to go
+  }
+}
+
 // ---- writing ----
 
 void Taps::note_error(IfIndex dev, const std::string& what) {
@@ -396,6 +447,11 @@ Status Taps::withdraw() {
   // An interface whose endpoint is gone loses its class: nothing passes it any more.
   std::vector<std::uint32_t> devices(stale_groups_.begin(), stale_groups_.end());
   for (const auto d : devices) b.set_link_group(IfIndex{d}, 0);
+  std::vector<IfIndex> buckets;
+  qdiscs_.for_each_deletion([&](const auto& dev, const netlink::Qdisc& have) {
+    b.remove(have);
+    buckets.push_back(dev);
+  });
   if (b.empty()) return {};
   auto done = nl_.commit(b);
   if (!done) return wrap(done.error(), "routes to remove");
@@ -410,6 +466,8 @@ Status Taps::withdraw() {
       stale_groups_.erase(devices[i]);
       if (auto l = links_.find(IfIndex{devices[i]}); l != links_.end() && e == 0) l->second.group = 0;
     }
+  // One that does not go is somebody else's by now, or gone: it is not tried for ever.
+  for (const auto dev : buckets) qdiscs_.mark_deleted(dev);
   return {};
 }
 
@@ -481,6 +539,11 @@ Status Taps::program() {
     b.replace(want);
     routes.push_back(k);
   });
+  std::vector<IfIndex> buckets;
+  qdiscs_.for_each_update([&](const auto& dev, const netlink::Qdisc& want, const netlink::Qdisc*) {
+    b.replace(want);
+    buckets.push_back(dev);
+  });
   if (!b.empty()) {
     auto done = nl_.commit(b);
     if (!done) {
@@ -520,13 +583,31 @@ Status Taps::program() {
       if (auto l = links_.find(dev); l != links_.end())
         if (auto t = taps_.find(l->second.name); t != taps_.end()) changed_.insert(t->second.key);
     }
+    for (const auto dev : buckets) {
+      if (const auto it = failed.find(op++); it != failed.end())
+        note_bucket(dev, it->second->what);
+      else
+        qdiscs_.mark_updated(dev);
+    }
   }
   due_.insert(still_due.begin(), still_due.end());
   return {};
 }
 
+/// A limit the kernel cannot set is a note: the endpoint works without it. Tried again when the endpoint changes.
+void Taps::note_bucket(IfIndex dev, const std::string& what) {
+  qdiscs_.erase_desired(dev);
+  const auto link = links_.find(dev);
+  if (link == links_.end()) return;
+  if (auto tap = taps_.find(link->second.name); tap != taps_.end()) {
+    tap->second.qdisc_error = what;
+    changed_.insert(tap->second.key);
+  }
+}
+
 bool Taps::pending() const {
-  if (!due_.empty() || !stale_groups_.empty() || !neighbours_.in_sync() || routes_.pending_deletions() != 0)
+  if (!due_.empty() || !stale_groups_.empty() || !neighbours_.in_sync() || !qdiscs_.in_sync() ||
+      routes_.pending_deletions() != 0)
     return true;
   bool route = false;  // one that is held back is waited for by whoever releases it
   routes_.for_each_update([&](const auto& k, const auto&, const auto*) {
@@ -542,6 +623,7 @@ TapState Taps::state(const std::string& key) const {
   if (name == interface_of_.end()) return s;
   const auto& tap = taps_.at(name->second);
   s.error = tap.error.empty() ? tap.settings_error : tap.error;
+  if (!tap.qdisc_error.empty()) s.note = fmt::format("not limited by ingressBandwidth: {}", tap.qdisc_error);
   const auto* link = link_of(tap);
   if (!link) return s;
   s.present = true;

@@ -1,7 +1,7 @@
 #pragma once
 /// What the endpoints need outside nf_tables: the class (device group) of the interface, settings, permanent
-/// neighbours, proxy entries for the IPv6 gateway, routes. Follows links as they come, go and change; writes only
-/// differences.
+/// neighbours, proxy entries for the IPv6 gateway, routes, the token bucket that limits what goes to it. Follows links
+/// as they come, go and change; writes only differences.
 ///
 ///   Taps taps(rtnl);
 ///   taps.configure(settings);
@@ -13,7 +13,7 @@
 /// A route is wanted while its interface is up and has carrier. Two endpoints with one address: the interface that
 /// came last has the route, the other gets it when that one goes. Routes are ours when they carry our protocol and lead
 /// to an interface with our prefix; neighbours and proxy entries when they are on an interface that has a plan or still
-/// carries a class of ours.
+/// carries a class of ours; qdiscs when they are a tbf with a handle of ours (0xc000 to 0xcfff).
 ///
 /// An address that leaves an interface (endpoint gone, address removed, another interface has it now) is told once by
 /// take_leaving(), and its new route waits for release(): its connections have to be forgotten first, or those of the
@@ -61,6 +61,15 @@ struct SameNeighbour {
   }
 };
 
+/// Bursts cannot be read back: they are in the handle.
+struct SameQdisc {
+  bool operator()(const netlink::Qdisc& a, const netlink::Qdisc& b) const {
+    return a.handle == b.handle && a.kind == b.kind && a.rate == b.rate && a.peak == b.peak && a.limit == b.limit;
+  }
+};
+/// The token bucket for this bandwidth. A packet above a burst would be dropped, so bursts hold one of 9000 bytes.
+[[nodiscard]] netlink::Qdisc token_bucket(IfIndex dev, const model::Bandwidth& b);
+
 /// How an endpoint's interface stands.
 struct TapState {
   bool present = false;
@@ -68,6 +77,7 @@ struct TapState {
   bool programmed = false;  ///< everything that can be there is there
   std::uint32_t group = 0;  ///< as the kernel has it
   std::string error;        ///< the last thing the kernel refused
+  std::string note;         ///< what is not enforced, though the endpoint is up
 };
 
 class Taps {
@@ -90,6 +100,7 @@ class Taps {
   void on_address(const netlink::Address& address, bool gone);
   void on_route(const netlink::Route& route, bool gone);
   void on_neighbour(const netlink::Neighbour& n, bool gone);
+  void on_qdisc(const netlink::Qdisc& q, bool gone);
 
   [[nodiscard]] Status withdraw();
   [[nodiscard]] Status program();
@@ -118,6 +129,7 @@ class Taps {
     std::vector<NeighbourKey> neighbours;
     std::string error;
     std::string settings_error;
+    std::string qdisc_error;
   };
 
   bool ours(const std::string& interface_name) const;
@@ -136,6 +148,7 @@ class Taps {
   void leave(const Ip& ip);
   void leave_those_of(const Tap& tap, const std::vector<Prefix>& but);
   void note_error(IfIndex dev, const std::string& what);
+  void note_bucket(IfIndex dev, const std::string& what);
 
   netlink::Rtnl& nl_;
   Settings settings_;
@@ -150,6 +163,7 @@ class Taps {
   DeltaTracker<netlink::RouteKey, netlink::Route> routes_;
   std::map<netlink::RouteKey, std::map<std::uint32_t, netlink::Route>> candidates_;  // by device, last wins
   DeltaTracker<NeighbourKey, netlink::Neighbour, std::hash<NeighbourKey>, SameNeighbour> neighbours_;
+  DeltaTracker<IfIndex, netlink::Qdisc, std::hash<IfIndex>, SameQdisc> qdiscs_;
   std::unordered_map<Ip, std::string> holder_;  // address → interface its route last led to
   std::set<Ip> leaving_;                        // not told yet
   std::set<Ip> held_;                           // told or not: no route until release()

@@ -33,6 +33,7 @@ class Sock {
     const int one = 1;
     setsockopt(fd_, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     setsockopt(fd_, SOL_SOCKET, SO_BROADCAST, &one, sizeof one);
+    if (v6) setsockopt(fd_, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
   }
   Sock(Sock&& o) noexcept : v6_(o.v6_), fd_(std::exchange(o.fd_, -1)) {}
   Sock& operator=(Sock&&) = delete;
@@ -48,6 +49,11 @@ class Sock {
     with(ip, port, [&](const sockaddr* a, socklen_t n) {
       if (::bind(fd_, a, n) != 0) throw std::runtime_error("bind " + ip + ": " + strerror(errno));
     });
+    return *this;
+  }
+  /// Receive buffer, beyond the host's limit.
+  Sock& room(int bytes) {
+    if (setsockopt(fd_, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof bytes) != 0) throw std::runtime_error("buffer");
     return *this;
   }
   Sock& listen() {
@@ -77,9 +83,12 @@ class Sock {
       socklen_t size = sizeof e;
       getsockopt(fd_, SOL_SOCKET, SO_ERROR, &e, &size);
       ok = e == 0;
+      error_ = e;
     });
     return ok;
   }
+  /// Why the connection was not made; 0 = it was, or nothing came.
+  int last_error() const { return error_; }
 
  private:
   template <class F>
@@ -100,6 +109,7 @@ class Sock {
   }
   bool v6_;
   int fd_;
+  int error_ = 0;
 };
 
 inline bool is_v6(const std::string& ip) { return ip.find(':') != std::string::npos; }
@@ -189,7 +199,8 @@ class Bench {
         .get(model::endpoint_status_key("", "openstack", {"h", "openstack", fmt::format("vm{}", vm.n), vm.port}))
         .value_or("none");
   }
-  void endpoint(const Vm& vm, const std::vector<std::string>& groups) {
+  void endpoint(const Vm& vm, const std::vector<std::string>& groups,
+                const std::function<void(model::WorkloadEndpoint&)>& more = {}) {
     model::WorkloadEndpoint w;
     w.meta.ns = "openstack";
     w.orchestrator = "openstack";
@@ -202,6 +213,7 @@ class Bench {
     w.ipv6_gateway = *Ip::parse("fd65::1");
     w.ip_networks = {*Prefix::parse(vm.ip), *Prefix::parse(vm.ip6)};
     for (const auto& g : groups) w.meta.labels[std::string(model::kLabelSgPrefix) + g] = g;
+    if (more) more(w);
     view.set(key(vm), to_json(w));
   }
   void gone(const Vm& vm) { view.set(key(vm), std::nullopt); }
