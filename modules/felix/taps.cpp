@@ -16,6 +16,12 @@ constexpr std::uint32_t kElevatedMetric = 512;  // of an endpoint that just migr
 constexpr std::uint32_t kOurHandles = 0xc000;
 bool is_our_bucket(const netlink::Qdisc& q) { return q.kind == "tbf" && q.handle >> 28U == kOurHandles >> 12U; }
 
+/// An address a route leads to: its own, or a floating IP.
+bool has_address(const model::EndpointPlan& p, const Ip& ip) {
+  return std::find(p.nets.begin(), p.nets.end(), Prefix::host(ip)) != p.nets.end() ||
+         std::any_of(p.nats.begin(), p.nats.end(), [&](const auto& n) { return n.external == ip; });
+}
+
 bool gone_already(int error) { return error == ENODEV || error == ENETDOWN || error == ENOENT || error == ESRCH; }
 
 }  // namespace
@@ -132,7 +138,7 @@ void Taps::set_plan(const model::EndpointPlan& plan) {
     interface_of_.erase(tap.key);  // the interface passes from one endpoint to another
     changed_.insert(tap.key);
   }
-  leave_those_of(tap, plan.nets);
+  leave_those_of(tap, plan);
   tap.key = plan.key;
   tap.plan = plan;
   interface_of_[plan.key] = plan.interface_name;
@@ -207,9 +213,7 @@ bool Taps::is_being_replaced(const netlink::RouteKey& key, const netlink::Route&
 
 bool Taps::claims(const std::string& name, const Ip& ip) const {
   const auto it = taps_.find(name);
-  if (it == taps_.end()) return false;
-  const auto& nets = it->second.plan.nets;
-  return std::find(nets.begin(), nets.end(), Prefix::host(ip)) != nets.end();
+  return it != taps_.end() && has_address(it->second.plan, ip);
 }
 
 void Taps::leave(const Ip& ip) {
@@ -219,12 +223,15 @@ void Taps::leave(const Ip& ip) {
 }
 
 /// Addresses of the interface that are not among `but`.
-void Taps::leave_those_of(const Tap& tap, const std::vector<Prefix>& but) {
-  for (const auto& net : tap.plan.nets) {
-    if (!net.is_host() || std::find(but.begin(), but.end(), net) != but.end()) continue;
-    const auto it = holder_.find(net.addr);
-    if (it != holder_.end() && it->second == tap.plan.interface_name) leave(net.addr);
-  }
+void Taps::leave_those_of(const Tap& tap, const model::EndpointPlan& but) {
+  const auto look = [&](const Ip& ip) {
+    if (has_address(but, ip)) return;
+    const auto it = holder_.find(ip);
+    if (it != holder_.end() && it->second == tap.plan.interface_name) leave(ip);
+  };
+  for (const auto& net : tap.plan.nets)
+    if (net.is_host()) look(net.addr);
+  for (const auto& n : tap.plan.nats) look(n.external);
 }
 
 bool Taps::release(const std::set<Ip>& addresses) {

@@ -146,7 +146,7 @@ class Taps {
   [[nodiscard]] Status write_settings(Tap& tap, const netlink::Link& link);
   bool claims(const std::string& interface_name, const Ip& ip) const;
   void leave(const Ip& ip);
-  void leave_those_of(const Tap& tap, const std::vector<Prefix>& but);
+  void leave_those_of(const Tap& tap, const model::EndpointPlan& but);
   void note_error(IfIndex dev, const std::string& what);
   void note_bucket(IfIndex dev, const std::string& what);
 

@@ -100,6 +100,61 @@ std::size_t entries_of(const Bench& b, const std::string& text) {
   return n;
 }
 
+TEST(FelixFlows, AFloatingIpThatGoesTakesItsConnectionsAlong) {
+  NEEDS_NETNS();
+  Bench b;
+  Vm c(2);
+  b.out.run("ip route add 172.18.0.0/24 via 192.168.0.11");
+  b.group("open", R"({"action":"Allow","ipVersion":4},{"action":"Allow","ipVersion":6})");
+  const auto floating = [&](const std::vector<std::string>& addresses) {
+    b.endpoint(c, {"open"}, [&](model::WorkloadEndpoint& w) {
+      for (const auto& x : addresses) w.ip_nats.push_back({*Ip::parse(c.ip), *Ip::parse(x)});
+    });
+    return eventually("its routes", [&] {
+      const auto text = b.host.run("ip route show proto 88");
+      return (text.find("172.18.0.1 ") != std::string::npos) == (addresses.size() == 2) &&
+             (text.find("172.18.0.2 ") != std::string::npos) == !addresses.empty();
+    });
+  };
+  b.plug(c);
+  floating({});
+  ASSERT_NO_FATAL_FAILURE(b.start());
+  ASSERT_TRUE(b.up(c));
+  ASSERT_TRUE(floating({"172.18.0.1", "172.18.0.2"}));
+  Flow first(b.out, c.ns, "172.18.0.1", 22), second(b.out, c.ns, "172.18.0.2", 2222), fixed(b.out, c.ns, c.ip, 4444);
+  const auto flap = [&](const std::function<void()>& meanwhile) {
+    b.host.run("ip link set " + c.tap + " down");
+    ASSERT_TRUE(eventually("c down", [&] { return b.status_of(c) == R"({"status":"down"})"; }));
+    meanwhile();
+    b.host.run("ip link set " + c.tap + " up");
+    ASSERT_TRUE(b.up(c));
+  };
+  // Neither a flap, nor a carrier that goes, nor a restart is a reason.
+  ASSERT_NO_FATAL_FAILURE(flap([] {}));
+  c.ns.run("ip link set eth0 down");
+  ASSERT_TRUE(eventually("c down", [&] { return b.status_of(c) == R"({"status":"down"})"; }));
+  c.ns.run("ip link set eth0 up; ip route add default via 10.65.0.1");
+  ASSERT_TRUE(b.up(c));
+  b.stop();
+  ASSERT_NO_FATAL_FAILURE(b.start());
+  ASSERT_TRUE(b.up(c));
+  for (auto* f : {&first, &second, &fixed}) EXPECT_TRUE(f->lives());
+  EXPECT_EQ(connections(b, "forgotten"), 0);
+
+  ASSERT_TRUE(floating({"172.18.0.2"}));
+  ASSERT_TRUE(eventually("forgotten", [&] { return connections(b, "forgotten") >= 1; }));
+  EXPECT_EQ(entries_of(b, "172.18.0.1"), 0U);
+  EXPECT_TRUE(first.dead());
+  EXPECT_TRUE(second.lives());
+  EXPECT_TRUE(fixed.lives());
+  // Also when the interface is down at that moment.
+  const auto before = connections(b, "forgotten");
+  ASSERT_NO_FATAL_FAILURE(flap([&] { floating({}); }));
+  ASSERT_TRUE(eventually("forgotten", [&] { return connections(b, "forgotten") > before; }));
+  EXPECT_TRUE(second.dead());
+  EXPECT_TRUE(fixed.lives());
+}
+
 TEST(FelixFlows, ARuleThatGoesEndsItsConnections) {
   NEEDS_NETNS();
   Bench b;
