@@ -2,47 +2,13 @@
 # A whole cloud out of packages: a controller, two route reflectors, three computes, each a container with systemd that
 # installs its package, joins with a token and becomes its role. Then the demonstration, and what may happen to it: under a
 # ping between machines a process is killed, a reflector loses its power, the controller is off, packages are upgraded.
-# No packet may be lost.
+# No packet may be lost. CALICO_PACKAGES_OLDER=DIR: upgraded from the packages of an older build (deb/build.sh --commit C --out
+# DIR); else these ones are raised in their version.
 set -u
 cd "$(dirname "$0")/../.." || exit 3
 . tests/packages/lib.sh
-ls "$debs"/calico-node_*.deb >/dev/null 2>&1 || {
-  echo "$0: no packages in $debs: deb/build.sh first" >&2
-  exit 3
-}
-bootstrap || exit 3
+. tests/packages/cloud.sh
 
-# api METHOD PATH [BODY]: Neutron's, on the controller.
-api() {
-  ip netns exec "$tag-ctl" curl -sS -m 20 -X "$1" "http://127.0.0.1:9696/v2.0/$2" ${3:+-H 'Content-Type: application/json' -d "$3"}
-}
-# field NAME < JSON: the first value of that name.
-field() { sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p" | head -1; }
-
-machine_of_vm() { echo "c$1"; }
-# vm N: a machine on compute N, bound over the API, with the tap nova would make.
-vm() {
-  body=$(api POST ports "{\"port\":{\"name\":\"vm-$1\",\"network_id\":\"$network\",\"binding:host_id\":\"c$1\",\"device_id\":\"vm-$1\",\"device_owner\":\"compute:nova\",\"security_groups\":[\"$group\"]}}")
-  id=$(echo "$body" | sed 's/.*"port":{//' | grep -o '"id":"[^"]*"' | head -1 | cut -d'"' -f4)
-  address=$(echo "$body" | field ip_address)
-  # Not the tap's own, which stands in the binding's details.
-  mac=$(echo "$body" | grep -o '"mac_address":"fa:[^"]*"' | head -1 | cut -d'"' -f4)
-  tap=tap$(echo "$id" | cut -c1-11)
-  machines="$machines vm$1"
-  mkdir -p "$work/vm$1/root/root/debs"
-  ip netns add "$tag-vm$1"
-  ip link add name "$tap" netns "$tag-c$1" type veth peer name eth0 netns "$tag-vm$1"
-  ip -n "$tag-vm$1" link set eth0 address "$mac" up
-  ip -n "$tag-vm$1" addr add "$address/16" dev eth0
-  ip -n "$tag-vm$1" route replace default via 10.65.0.1
-  # As a tap of a routed machine: its neighbours are not on its wire.
-  ip -n "$tag-vm$1" route replace 10.65.0.1 dev eth0
-  ip -n "$tag-vm$1" route del 10.65.0.0/16 2>/dev/null
-  ip -n "$tag-c$1" link set "$tap" up
-  eval "address_$1=$address port_$1=$id"
-}
-port_is() { [ "$(api GET "ports/$1" | field status)" = "$2" ]; }
-reaches() { ip netns exec "$tag-vm$1" ping -c1 -W1 "$2" >/dev/null 2>&1; }
 matrix() {
   for a in 1 2 3; do
     for b in 1 2 3; do
@@ -85,6 +51,17 @@ synced() { on "$1" calico-node store status >/dev/null; }
 sessions() { on "$1" calico-node birdc show protocols | grep -c Established; }
 sessions_are() { [ "$(sessions "$1")" = "$2" ]; }
 
+newer=$work/newer
+if [ -n "${CALICO_PACKAGES_OLDER:-}" ]; then
+  say "from the packages in $CALICO_PACKAGES_OLDER"
+  newest=$debs debs=$CALICO_PACKAGES_OLDER
+  repack "$work/older" "~older" || exit 3
+  debs=$newest newer=$newest
+  install() { install_from "$work/older" "$@"; }
+else
+  repack "$newer" +1 || exit 3
+fi
+
 fabric
 machine ctl 192.168.80.1 && machine r1 192.168.80.2 && machine r2 192.168.80.3 || exit 3
 for n in 1 2 3; do machine c$n 192.168.80.1$n || exit 3; done
@@ -117,19 +94,17 @@ for m in r1 r2 c1 c2 c3; do check "$m is active" wait_for "$m" is_active $m; don
 for r in r1 r2; do check "$r has all its sessions" wait_for "sessions of $r" sessions_are $r 4; done
 
 say "the demonstration"
-network=$(api POST networks '{"network":{"name":"demo","shared":true}}' | grep -o '"id":"[^"]*"' | head -1 | cut -d'"' -f4)
-api POST subnets "{\"subnet\":{\"network_id\":\"$network\",\"ip_version\":4,\"cidr\":\"10.65.0.0/16\"}}" >/dev/null
-group=$(api POST security-groups '{"security_group":{"name":"demo"}}' | sed 's/"security_group_rules":\[[^]]*\]//' | grep -o '"id":"[^"]*"' | head -1 | cut -d'"' -f4)
-rule=$(api POST security-group-rules "{\"security_group_rule\":{\"security_group_id\":\"$group\",\"direction\":\"ingress\",\"ethertype\":\"IPv4\",\"protocol\":\"icmp\"}}" | grep -o '"id":"[^"]*"' | head -1 | cut -d'"' -f4)
-for n in 1 2 3; do vm $n; done
+make_network
+allow_icmp
+for n in 1 2 3; do vm $n c$n; done
 for n in 1 2 3; do
   eval "id=\$port_$n"
   check "vm-$n is ACTIVE" wait_for "port of vm-$n" port_is "$id" ACTIVE
 done
 check "all machines reach each other" matrix
-api DELETE "security-group-rules/$rule"
+refuse_icmp
 check "without the rule nobody reaches anybody" wait_for "silence" nobody_reaches
-rule=$(api POST security-group-rules "{\"security_group_rule\":{\"security_group_id\":\"$group\",\"direction\":\"ingress\",\"ethertype\":\"IPv4\",\"protocol\":\"icmp\"}}" | grep -o '"id":"[^"]*"' | head -1 | cut -d'"' -f4)
+allow_icmp
 check "with it they do again" matrix
 
 say "a compute's process is killed, systemd starts it again"
@@ -152,25 +127,7 @@ for r in r1 r2; do check "$r has all its sessions" wait_for "sessions of $r" ses
 check "no packet lost" none_lost
 
 say "an upgrade, the controller first"
-newer=$work/newer
-mkdir -p "$newer"
-for d in "$debs"/*.deb; do
-  case $d in *dbgsym*) continue ;; esac
-  rm -rf "$work/tree"
-  dpkg-deb -R "$d" "$work/tree"
-  sed -i 's/^\(Version: .*\)/\1+1/; s/(= \([^)]*\))/(= \1+1)/g' "$work/tree/DEBIAN/control"
-  dpkg-deb --root-owner-group -b "$work/tree" "$newer/$(basename "$d")" >/dev/null
-done
-upgrade() {
-  mkdir -p "$work/$1/root/root/newer"
-  cp "$newer"/*.deb "$work/$1/root/root/newer/"
-  shift_name=$1
-  shift
-  files=""
-  for p in "$@"; do files="$files $(cd "$newer" && ls "$p"_[0-9]*.deb | sed 's|^|/root/newer/|')"; done
-  # shellcheck disable=SC2086
-  on "$shift_name" dpkg -i $files >"$work/$shift_name/dpkg.log" 2>&1
-}
+upgrade() { install_from "$newer" "$@"; }
 start_pings
 check "controller upgraded" upgrade ctl calico-node calico-node-controller
 check "controller is active" wait_for "controller" is_active ctl

@@ -2,12 +2,18 @@
 # one switch, made from one bootstrapped Debian. Nothing but the distribution's mirror is needed, and everything made here
 # is taken down by name or pid when the script ends, however it ends.
 #
+#   set -u
+#   cd "$(dirname "$0")/../.." || exit 3
+#   . tests/packages/lib.sh
 #   machine ctl 192.168.80.1; boot ctl
 #   on ctl dpkg -i …
 #   check "what" condition…      prints and counts; finish says how it went
+#
+# Needs root, the packages (deb/build.sh) and what tests/setup.sh installs for packages.
 
+begun=$(date +%s)
 rootfs=${CALICO_PACKAGES_ROOTFS:-$PWD/build/packages/rootfs}
-debs=$PWD/build/deb
+debs=${CALICO_PACKAGES:-$PWD/build/deb}
 tag=cp$$
 work=$(mktemp -d /var/tmp/calico-packages.XXXXXX)
 machines=""
@@ -15,19 +21,22 @@ passed=0 failed=0
 
 say() { printf '== %s %s\n' "$(date +%T)" "$*"; }
 
-# What packages of ours depend on is in it already: the machines have no network but each other.
+# What packages of ours depend on is in it already, and what is tried beside them: the machines have no network but each other.
+inside=systemd,systemd-sysv,dbus,iproute2,nftables,iputils-ping,procps,dnsmasq-base,libboost-json1.81.0,libnl-3-200,\
+libnl-route-3-200,libsqlite3-0,libspdlog1.10,libfmt9,libyaml-cpp0.7,libssl3,ca-certificates,netcat-openbsd,bird2,rpm
 bootstrap() {
-  [ -e "$rootfs/.whole" ] && return 0
+  [ "$(cat "$rootfs/.whole" 2>/dev/null)" = "$inside" ] && return 0
   say "bootstrapping Debian into $rootfs"
   rm -rf "$rootfs"
   mkdir -p "$(dirname "$rootfs")"
-  debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,iproute2,nftables,iputils-ping,procps,dnsmasq-base,\
-libboost-json1.81.0,libnl-3-200,libnl-route-3-200,libsqlite3-0,libspdlog1.10,libfmt9,libyaml-cpp0.7,libssl3,\
-ca-certificates,netcat-openbsd bookworm "$rootfs" >"$work/debootstrap.log" 2>&1 || {
+  debootstrap --variant=minbase --include="$inside" bookworm "$rootfs" >"$work/debootstrap.log" 2>&1 || {
     tail -5 "$work/debootstrap.log" >&2
     return 3
   }
-  touch "$rootfs/.whole"
+  # Only where a test starts it: a first boot enables all that no preset denies.
+  mkdir -p "$rootfs/etc/systemd/system-preset" || return 3
+  echo 'disable bird.service' >"$rootfs/etc/systemd/system-preset/10-tests.preset"
+  echo "$inside" >"$rootfs/.whole"
 }
 
 # The switch all machines are on.
@@ -70,13 +79,18 @@ booted() {
   case $(on "$1" systemctl is-system-running 2>/dev/null) in running | degraded) return 0 ;; esac
   return 1
 }
-# halt NAME: as a power cut.
+# halt NAME: as a power cut. When it returns no process of it holds anything of the kernel's.
 halt() {
   for f in leader pid; do
-    [ -e "$work/$1/$f" ] && kill -9 "$(cat "$work/$1/$f")" 2>/dev/null
+    [ -e "$work/$1/$f" ] || continue
+    p=$(cat "$work/$1/$f")
+    kill -9 "$p" 2>/dev/null
+    until gone_or_zombie "$p"; do sleep 0.05; done
     rm -f "$work/$1/$f"
   done
 }
+# A container's first process ends when all others of it have.
+gone_or_zombie() { ! grep -q '^State:[[:space:]]*[^Z]' "/proc/$1/status" 2>/dev/null; }
 
 # on NAME COMMAND…: as root in the machine.
 on() {
@@ -111,8 +125,11 @@ check() {
   else
     failed=$((failed + 1))
     echo "   FAILED: $check_what ($*)"
+    return 1
   fi
 }
+
+fails() { ! "$@"; }
 
 # install NAME PACKAGE…: dpkg's output is in $work/NAME/dpkg.log.
 install() {
@@ -124,6 +141,40 @@ install() {
   on "$host" dpkg -i $files >"$work/$host/dpkg.log" 2>&1
 }
 is_active() { [ "$(on "$1" systemctl is-active calico-node)" = active ]; }
+# ms_since NANOSECONDS: of `date +%s%N`.
+ms_since() { echo $((($(date +%s%N) - $1) / 1000000)); }
+# repack DIR SUFFIX: the packages again, as a version of that suffix;.
+repack() {
+  mkdir -p "$1"
+  for d in "$debs"/*.deb; do
+    case $d in *dbgsym*) continue ;; esac
+    rm -rf "$work/tree"
+    dpkg-deb -R "$d" "$work/tree"
+    sed -i "s/^\\(Version: .*\\)/\\1$2/; s/(= \\([^)]*\\))/(= \\1$2)/g" "$work/tree/DEBIAN/control"
+    dpkg-deb -Zgzip -z1 --root-owner-group -b "$work/tree" "$1/$(basename "$d")" >/dev/null || return 3
+  done
+  rm -rf "$work/tree"
+}
+# install_from DIR NAME PACKAGE…: as install, of other packages than those that were built.
+install_from() {
+  from=$1
+  host=$2
+  shift 2
+  rm -rf "$work/$host/root/root/other"
+  mkdir -p "$work/$host/root/root/other"
+  files=""
+  for p in "$@"; do
+    cp "$from/$p"_[0-9]*.deb "$work/$host/root/root/other/" || return 3
+    files="$files $(cd "$from" && ls "$p"_[0-9]*.deb | sed 's|^|/root/other/|')"
+  done
+  # shellcheck disable=SC2086
+  on "$host" dpkg -i $files >"$work/$host/dpkg.log" 2>&1
+  rc=$?
+  rm -rf "$work/$host/root/root/other"
+  return $rc
+}
+says() { grep -q -- "$2" "$work/$1/dpkg.log"; }
+main_pid() { on "$1" systemctl show -P MainPID calico-node; }
 # configure NAME < INI
 configure() { on "$1" sh -c 'mkdir -p /etc/calico-node/conf.d && cat >/etc/calico-node/conf.d/site.conf'; }
 # join NAME: with a token of the machine ctl.
@@ -145,6 +196,12 @@ trap take_down EXIT
 trap 'exit 130' INT TERM HUP
 
 finish() {
-  say "$passed passed, $failed failed"
+  say "$passed passed, $failed failed, $(($(date +%s) - begun)) s"
   [ "$failed" = 0 ]
 }
+
+ls "$debs"/calico-node_*.deb >/dev/null 2>&1 || {
+  echo "$0: no packages in $debs: deb/build.sh first" >&2
+  exit 3
+}
+bootstrap || exit 3
