@@ -60,7 +60,11 @@ if [ $long = yes ]; then
   install_packages $package_packages || rc=1
   mkdir -p build
   deb/build.sh >build/deb.log 2>&1 || { rc=1; tail -20 build/deb.log >&2; }
-  for t in install cloud; do "tests/packages/${t}_test.sh" || rc=1; done
+  rpm/build.sh --tree "$(echo build/deb/calico-node-*/build/deb)" >build/rpm.log 2>&1 || { rc=1; tail -20 build/rpm.log >&2; }
+  for t in lint install readme roles cloud rpm reproducible; do
+    say "packages: $t"
+    "tests/packages/${t}_test.sh" || rc=1
+  done
   say "benchmarks and long tests"
   ctest --test-dir build/release --output-on-failure -L long || rc=1
   for bench in build/release/bench/*; do

@@ -10,8 +10,8 @@ demo_packages="iproute2 dnsmasq-base dhcpcd-base procps"
 # clang and its run-time library: libFuzzer.
 test_packages="clang libclang-rt-14-dev bird2 frr gobgpd etcd-server etcd-client python3-etcd3gw python3-grpcio nftables iputils-ping
   iputils-arping tcpdump openssl git curl"
-# Building the DEB packages and trying them in containers.
-package_packages="debhelper dpkg-dev lintian debootstrap systemd-container"
+# Building the DEB and RPM packages and trying them in containers.
+package_packages="debhelper dpkg-dev lintian rpm rpmlint cpio debootstrap systemd-container"
 
 say() { printf '== %s %s\n' "$(date +%T)" "$*"; }
 
