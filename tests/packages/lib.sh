@@ -143,7 +143,7 @@ install() {
 is_active() { [ "$(on "$1" systemctl is-active calico-node)" = active ]; }
 # ms_since NANOSECONDS: of `date +%s%N`.
 ms_since() { echo $((($(date +%s%N) - $1) / 1000000)); }
-# repack DIR SUFFIX: the packages again, as a version of that suffix;.
+# repack DIR SUFFIX: the packages again, as a version with that suffix.
 repack() {
   mkdir -p "$1"
   for d in "$debs"/*.deb; do
@@ -185,12 +185,13 @@ join() {
 take_down() {
   for m in $machines; do halt "$m"; done
   for m in $machines; do
-    umount "$work/$m/root/root/debs" 2>/dev/null
+    umount -l "$work/$m/root/root/debs" 2>/dev/null
     umount -l "$work/$m/root" 2>/dev/null
     ip netns del "$tag-$m" 2>/dev/null
   done
   ip netns del "$tag-fabric" 2>/dev/null
-  rm -rf "$work"
+  # The packages are mounted below: whatever is still, stays whole.
+  rm -rf --one-file-system "$work"
 }
 trap take_down EXIT
 trap 'exit 130' INT TERM HUP
