@@ -127,6 +127,8 @@ for r in r1 r2; do check "$r has all its sessions" wait_for "sessions of $r" ses
 check "no packet lost" none_lost
 
 say "an upgrade, the controller first"
+version_of() { on "$1" dpkg-query -W -f '${Version}' calico-node; }
+older=$(version_of ctl)
 upgrade() { install_from "$newer" "$@"; }
 start_pings
 check "controller upgraded" upgrade ctl calico-node calico-node-controller
@@ -142,5 +144,6 @@ for m in r1 r2; do
 done
 check "no packet lost" none_lost
 check "all machines reach each other" matrix
+check "from $older to $(version_of ctl)" dpkg --compare-versions "$(version_of ctl)" gt "$older"
 
 finish

@@ -23,8 +23,9 @@ new_token() { on all calico-node join token 2>/dev/null | tail -1; }
 used() { on "$1" calico-node role installed --print-config | grep -Eq "^$2 *= *$3( |\$)"; }
 
 fabric
-machine all 192.168.80.1 && machine fel 192.168.80.11 && machine bad 192.168.80.12 && machine far 192.168.80.99 || exit 3
-boot all && boot fel && boot bad || exit 3
+machine all 192.168.80.1 && machine fel 192.168.80.11 && machine bad 192.168.80.12 && machine odd 192.168.80.13 &&
+  machine far 192.168.80.99 || exit 3
+boot all && boot fel && boot bad && boot odd || exit 3
 # As every host has: what answers machines for their gateway (proxy ARP) needs a route to it.
 ip -n "$tag-fel" route add default via 192.168.80.1
 
@@ -75,6 +76,14 @@ check "it is in sync with the controller it was told" wait_for "in sync" synced 
 nowhere() { ! on fel grep -rlF -e "$1" /var/cache/debconf /etc /var/lib/calico-node /var/log /run/calico-node; }
 check "the token is nowhere any more" nowhere "$token"
 check "the search would have found it" test -n "$(on fel grep -rlF -e 192.168.80.11 /var/cache/debconf)"
+
+say "answers that are wrong"
+answer odd "$token" many 192.168.80.13
+check "it installs" install odd calico-node calico-node-felix
+check "a token that was used joins nobody, and that is said" says odd "not joined; run: calico-node join https://192.168.80.1:2379"
+check "what is wrong is said with its place" says odd "10-install.conf.*local_as"
+check "the token is not said" fails says odd "$token"
+check "nothing is started" test "$(on odd systemctl is-active calico-node)" != active
 
 say "beside BIRD 2, which announces its routes"
 on fel sh -c 'cat >/etc/bird/bird.conf' <<'CONF'
