@@ -61,7 +61,7 @@ if [ $long = yes ]; then
   mkdir -p build
   deb/build.sh >build/deb.log 2>&1 || { rc=1; tail -20 build/deb.log >&2; }
   rpm/build.sh --tree "$(echo build/deb/calico-node-*/build/deb)" >build/rpm.log 2>&1 || { rc=1; tail -20 build/rpm.log >&2; }
-  for t in lint install readme roles cloud rpm reproducible; do
+  for t in lint install readme roles cloud rpm image reproducible; do
     say "packages: $t"
     "tests/packages/${t}_test.sh" || rc=1
   done
