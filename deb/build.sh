@@ -31,7 +31,7 @@ if git rev-parse --git-dir >/dev/null 2>&1; then
   if [ -n "$commit" ]; then
     git archive "$commit" | tar -C "$source" --touch -xf -
   else
-    git ls-files -z --cached --others --exclude-standard | xargs -0 tar --ignore-failed-read -cf - 2>/dev/null | tar -C "$source" -xf -
+    git ls-files -z --cached --others --exclude-standard | tar --null -T - --ignore-failed-read -cf - | tar -C "$source" -xf -
   fi
 else
   : "${SOURCE_DATE_EPOCH:=$(dpkg-parsechangelog -l deb/changelog -STimestamp)}"
