@@ -53,3 +53,18 @@ plug() {
 }
 port_is() { [ "$(api GET "ports/$1" | field status)" = "$2" ]; }
 reaches() { ip netns exec "$tag-vm$1" ping -c1 -W1 "$2" >/dev/null 2>&1; }
+
+# What may be ours in a machine's kernel: tables, routes, next hops, and what interfaces have.
+kernel_of() {
+  # shellcheck disable=SC2016
+  on "$1" sh -c 'nft list tables; for p in 88 89; do ip route show table all proto $p; ip -6 route show table all proto $p; done
+    ip nexthop show proto 89; ip neigh show nud permanent; ip -6 neigh show proxy; tc qdisc show | grep tbf
+    for l in /sys/class/net/*; do [ "$(cat $l/netdev_group)" = 0 ] || echo "$l: group $(cat $l/netdev_group)"; done'
+}
+# foreign HOST, ours HOST TAP: what is to stay, and a token bucket as felix makes for a port with QoS.
+foreign() {
+  on "$1" sh -ec 'ip link add other type veth peer name other2; ip link set other up; ip link set other2 up
+    ip addr add 192.0.2.1/24 dev other; ip neigh add 192.0.2.7 lladdr 02:00:00:00:00:07 nud permanent dev other
+    tc qdisc add dev other root handle c00: tbf rate 1mbit burst 10k latency 50ms'
+}
+ours() { on "$1" tc qdisc add dev "$2" root handle c001: tbf rate 1mbit burst 10k latency 50ms; }

@@ -4,11 +4,8 @@
 set -u
 cd "$(dirname "$0")/../.." || exit 3
 . tests/packages/lib.sh
+. tests/packages/cloud.sh
 
-# Rules and routes that are ours.
-kernel_of() {
-  on "$1" sh -c 'nft list tables; ip route show table all proto 88; ip route show table all proto 89'
-}
 # Every file but those of dpkg, of logs and of time.
 disk_of() {
   on "$1" find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /root/debs -o -path /var/log \
@@ -20,6 +17,7 @@ fabric
 machine ctl 192.168.80.1 && machine cmp 192.168.80.11 || exit 3
 boot ctl && boot cmp || exit 3
 disk_of cmp >"$work/disk.before"
+foreign cmp
 kernel_of cmp >"$work/kernel.before"
 
 say "the common package alone"
@@ -76,12 +74,17 @@ check "it is active" wait_for "the compute's service" is_active cmp
 check "the configuration stays" on cmp grep -q 192.168.80.11 /etc/calico-node/conf.d/site.conf
 check "the rules are the same" test "$(on cmp nft list table inet calico | sed 's/counter packets.*//')" = "$rules"
 
-say "removed, then purged"
+say "removed, then purged, with a VM that stays"
+make_network
+vm 1 cmp
+check "vm-1 is ACTIVE" wait_for "port of vm-1" port_is "$port_1" ACTIVE
 check "removing succeeds" on cmp sh -c 'dpkg -r calico-node-compute calico-node-felix calico-node >/root/log 2>&1'
 mv "$work/cmp/root/root/log" "$work/cmp/dpkg.log"
 check "removing says what stays" says cmp "stay in the kernel"
 check "the service is gone" test "$(on cmp systemctl is-active calico-node)" != active
 check "rules stay" ruled
+ours cmp "$tap_1"
+check "what is to go is there (table, route, neighbour, bucket, group)" test "$(kernel_of cmp | diff - "$work/kernel.before" | grep -c '^<')" -ge 5
 check "purging succeeds" on cmp sh -c 'dpkg -P calico-node-compute calico-node-felix calico-node >/root/log 2>&1' ||
   cat "$work/cmp/root/root/log"
 rm -f "$work/cmp/root/root/log"

@@ -5,6 +5,7 @@
 set -u
 cd "$(dirname "$0")/../.." || exit 3
 . tests/packages/lib.sh
+. tests/packages/cloud.sh
 rpms=${CALICO_RPMS:-$PWD/build/rpm/RPMS}
 ls "$rpms"/calico-node-[0-9]*.rpm >/dev/null 2>&1 || {
   echo "$0: no packages in $rpms: rpm/build.sh first" >&2
@@ -35,9 +36,6 @@ rpm_in() {
 disk_of() {
   find "$work/$1/upper" -mindepth 1 ! -type d | sed "s|^$work/$1/upper||" |
     grep -Ev '^/(root|tmp|run|dev|var/(log|tmp|cache|lib/(systemd|dbus|rpm|private))|etc/(hostname|machine-id|\.updated|\.pwd\.lock)|var/\.updated|etc/resolv.conf)(/|$|-)' | sort
-}
-kernel_of() {
-  on "$1" sh -c 'nft list tables; ip route show table all proto 88; ip route show table all proto 89'
 }
 
 say "the same files as the DEB packages"
@@ -71,6 +69,7 @@ boot ctl && boot cmp || exit 3
 rpms_into ctl
 rpms_into cmp
 disk_of cmp >"$work/disk.before"
+foreign cmp
 kernel_of cmp >"$work/kernel.before"
 forwarding=$(on cmp cat /proc/sys/net/ipv4/ip_forward)
 
@@ -104,6 +103,10 @@ check "it is in sync" wait_for "in sync" synced
 ruled() { on cmp nft list table inet calico >/dev/null; }
 check "its rules are there" wait_for "rules" ruled
 
+make_network
+vm 1 cmp
+check "vm-1 is ACTIVE" wait_for "port of vm-1" port_is "$port_1" ACTIVE
+
 say "an upgrade in place"
 starts=$(on cmp journalctl -u calico-node -o cat | grep -c '^Started ')
 pid=$(main_pid cmp)
@@ -130,6 +133,7 @@ check "rules stay" ruled
 check "state stays" on cmp test -e /var/lib/calico-node/state.db
 
 say "cleaned as rpm/README.md says"
+ours cmp "$tap_1"
 sed -n '/^```sh clean/,/^```$/p' rpm/README.md | grep -v '^```' >"$work/clean"
 check "there is something to run" test -s "$work/clean"
 on cmp sh -e <"$work/clean"
