@@ -1,0 +1,549 @@
+// Calico's calculation, scenario by scenario. A state is the content of the datastore and what it means for host "h"; a
+// scenario is a list of states. Each list is walked in several orders and with several moments of calculation, and
+// every state must mean the same however it was reached; the deltas on the way must make the same of a mirror.
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "core/model/compiler.hpp"
+#include "core/model/keys.hpp"
+#include "core/model/walk.hpp"
+#include "tests/support/ruleset_mirror.hpp"
+
+namespace calico::model {
+namespace {
+
+using Kv = std::pair<std::string, std::string>;
+using Content = std::map<std::string, std::string>;
+
+/// What is asked of each state: "10.0.0.9 > 1 tcp 80" is a packet to endpoint 1 of this host, "1 > …" one from it.
+struct Probe {
+  std::string text;
+  int endpoint;
+  Direction direction;
+  Packet packet;
+};
+Probe to(int endpoint, const std::string& from, std::uint16_t port, std::uint8_t protocol = 6, int address = 0) {
+  Packet p;
+  p.src = *Ip::parse(from);
+  p.dst = *Ip::parse(fmt::format("10.0.0.{}", address ? address : endpoint));
+  p.protocol = protocol;
+  p.src_port = 40000;
+  p.dst_port = port;
+  return {fmt::format("{} > {} {} {}", from, endpoint, protocol == 6 ? "tcp" : "udp", port), endpoint,
+          Direction::ingress, p};
+}
+Probe from(int endpoint, const std::string& dst, std::uint16_t port) {
+  Packet p;
+  p.src = *Ip::parse(fmt::format("10.0.0.{}", endpoint));
+  p.dst = *Ip::parse(dst);
+  p.src_port = 40000;
+  p.dst_port = port;
+  return {fmt::format("{} > {} tcp {}", endpoint, dst, port), endpoint, Direction::egress, p};
+}
+
+struct State {
+  Content content;
+  std::string means;  ///< summary(): one line an endpoint, a set behind a selector, a probe
+};
+struct Scenario {
+  std::vector<Probe> probes;
+  std::vector<State> states;
+};
+
+std::string key_of(int n, const std::string& host = "h", const std::string& ns = "openstack") {
+  return workload_endpoint_key(ns, {host, "openstack", fmt::format("vm{}", n), fmt::format("p{}", n)});
+}
+
+std::string summary(const Compiler& c, const std::vector<Probe>& probes) {
+  std::string out;
+  const auto& r = c.ruleset();
+  for (const auto& [key, plan] : r.endpoints) {
+    out += plan.name.endpoint.substr(1) + ":";
+    for (const auto& p : plan.policies) out += " " + p.substr(p.find('/') + 1);
+    if (!plan.error.empty()) out += " !";
+    out += "\n";
+  }
+  for (const auto& [name, s] : r.sets)
+    if (name.starts_with("s4-") || name.starts_with("p4-")) {
+      out += s.about + " =";
+      for (const auto& e : s.elements) out += " " + to_string(s.kind, e);
+      out += "\n";
+    }
+  const Walk walk(r);
+  for (const auto& p : probes) {
+    const auto plan = r.endpoints.find(key_of(p.endpoint));
+    if (plan != r.endpoints.end())
+      out += fmt::format("{} {}\n", p.text, walk.allowed(plan->second, p.direction, p.packet) ? "yes" : "no");
+  }
+  return out;
+}
+
+enum class Order { as_is, keys_reversed, additions_first, states_reversed, empty_between, squashed };
+enum class Flush { each_key, each_key_twice, each_state, at_the_end };
+
+void walk_states(const Scenario& scenario, Order order, Flush flush) {
+  SCOPED_TRACE(fmt::format("order {} flush {}", static_cast<int>(order), static_cast<int>(flush)));
+  auto states = scenario.states;
+  if (order == Order::states_reversed) std::reverse(states.begin(), states.end());
+  if (order == Order::empty_between) {
+    std::vector<State> with;
+    for (const auto& s : states) with.insert(with.end(), {s, State{}});
+    states = with;
+  }
+  if (order != Order::empty_between) states.push_back({});
+  if (order == Order::squashed) states.pop_back();
+
+  Compiler compiler({.host = "h"});
+  test::RulesetMirror kernel;
+  const auto calculate = [&] {
+    const auto delta = compiler.flush();
+    kernel.apply(compiler.ruleset(), delta);
+  };
+  Content now;
+  for (std::size_t i = 0; i < states.size(); ++i) {
+    const auto& want = states[i].content;
+    std::vector<std::pair<std::string, std::optional<std::string>>> steps;
+    const auto removals = [&] {
+      for (const auto& [k, v] : now)
+        if (!want.contains(k)) steps.emplace_back(k, std::nullopt);
+    };
+    if (order != Order::additions_first) removals();
+    for (const auto& [k, v] : want)
+      if (const auto it = now.find(k); it == now.end() || it->second != v) steps.emplace_back(k, v);
+    if (order == Order::additions_first) removals();
+    if (order == Order::keys_reversed) std::reverse(steps.begin(), steps.end());
+    for (const auto& [k, v] : steps) {
+      compiler.update(k, v);
+      if (flush == Flush::each_key_twice) compiler.update(k, v);
+      if (flush == Flush::each_key || flush == Flush::each_key_twice) calculate();
+    }
+    now = want;
+    const bool last = i + 1 == states.size();
+    if (last || (flush != Flush::at_the_end && order != Order::squashed)) {
+      calculate();
+      ASSERT_EQ(summary(compiler, scenario.probes), states[i].means) << "state " << i;
+      ASSERT_EQ(to_text(kernel.r), to_text(compiler.ruleset()));
+      test::expect_consistent(compiler.ruleset());
+    }
+  }
+}
+
+void check(const Scenario& scenario) {
+  for (const auto order : {Order::as_is, Order::keys_reversed, Order::additions_first, Order::states_reversed,
+                           Order::empty_between, Order::squashed})
+    for (const auto flush : {Flush::each_key, Flush::each_key_twice, Flush::each_state, Flush::at_the_end})
+      walk_states(scenario, order, flush);
+}
+
+// --- content ---------------------------------------------------------------------------------------------------------
+
+struct EndpointOptions {
+  std::vector<std::string> nets = {};  // default 10.0.0.<n>/32
+  std::vector<std::string> profiles = {};
+  std::vector<NamedPort> ports = {};
+  std::string host = "h";
+  std::string ns = "openstack";
+};
+Kv endpoint(int n, Labels labels, const EndpointOptions& o = {}) {
+  WorkloadEndpoint w;
+  w.meta.ns = o.ns;
+  w.meta.labels = std::move(labels);
+  w.orchestrator = "openstack";
+  w.workload = fmt::format("vm{}", n);
+  w.node = o.host;
+  w.endpoint = fmt::format("p{}", n);
+  w.interface_name = fmt::format("tap{}", n);
+  w.mac = Mac{{2, 0, 0, 0, 0, static_cast<std::uint8_t>(n)}};
+  for (const auto& net : o.nets) w.ip_networks.push_back(*Prefix::parse(net));
+  if (o.nets.empty()) w.ip_networks = {*Prefix::parse(fmt::format("10.0.0.{}/32", n))};
+  w.profiles = o.profiles;
+  w.ports = o.ports;
+  return {key_of(n, o.host, o.ns), to_json(w)};
+}
+Kv remote(int n, Labels labels, EndpointOptions o = {}) {
+  o.host = "other";
+  return endpoint(n, std::move(labels), o);
+}
+
+Rule allow(std::uint8_t protocol = 0, std::vector<PortRange> ports = {}) {
+  Rule r;
+  r.ip_version = Family::v4;
+  if (protocol) r.protocol = protocol;
+  r.destination.ports = std::move(ports);
+  return r;
+}
+Rule with(Rule r, Action a) {
+  r.action = a;
+  return r;
+}
+Rule from_selector(const std::string& selector, Rule r = allow()) {
+  r.source.selector = selector;
+  return r;
+}
+const Rule kAll = allow();
+const Rule kDeny = with(allow(), Action::deny);
+const Rule kPass = with(allow(), Action::pass);
+
+struct PolicyOptions {
+  std::optional<double> order = {};
+  std::string tier = "default";
+  bool ingress = true;
+  bool egress = true;
+  std::vector<Rule> out = {};
+  std::string ns = "openstack";
+  bool do_not_track = false;
+};
+Kv policy(const std::string& name, const std::string& selector, std::vector<Rule> ingress,
+          const PolicyOptions& o = {}) {
+  NetworkPolicy p;
+  p.global = o.ns.empty();
+  p.meta.ns = o.ns;
+  p.meta.name = name;
+  p.selector = selector;
+  p.order = o.order;
+  p.tier = o.tier;
+  p.ingress_type = o.ingress;
+  p.egress_type = o.egress;
+  p.ingress = std::move(ingress);
+  p.egress = o.out;
+  p.do_not_track = o.do_not_track;
+  return {o.ns.empty() ? std::string(kGlobalNetworkPolicies) + name : network_policy_key(o.ns, name), to_json(p)};
+}
+Kv tier(const std::string& name, std::optional<double> order, bool pass = false) {
+  return {std::string(kTiers) + name, to_json(name, Tier{order, pass})};
+}
+Kv profile(const std::string& name, Labels labels, std::vector<Rule> ingress = {}) {
+  return {std::string(kProfiles) + name, to_json(name, Profile{std::move(labels), std::move(ingress), {}})};
+}
+Kv net_set(const std::string& name, Labels labels, const std::vector<std::string>& nets, const std::string& ns = "") {
+  NetworkSet s;
+  s.labels = std::move(labels);
+  for (const auto& n : nets) s.nets.push_back(*Prefix::parse(n));
+  return {ns.empty() ? std::string(kGlobalNetworkSets) + name : fmt::format("{}{}/{}", kNetworkSets, ns, name),
+          to_json(ns, name, s)};
+}
+const std::string kIn = "projectcalico.org/namespace == \"openstack\" && ";
+
+// --- endpoints and policies ------------------------------------------------------------------------------------------
+
+TEST(Scenarios, OneEndpointWithAPolicyThatComesAndChanges) {
+  const auto e = endpoint(1, {{"a", "x"}});
+  check({{to(1, "192.0.2.1", 80), to(1, "192.0.2.1", 81), from(1, "192.0.2.1", 80)},
+         {{{e}, "1:\n192.0.2.1 > 1 tcp 80 no\n192.0.2.1 > 1 tcp 81 no\n1 > 192.0.2.1 tcp 80 no\n"},
+          {{e, policy("p", "a == 'x'", {allow(6, {{80, 80}})})},
+           "1: p\n192.0.2.1 > 1 tcp 80 yes\n192.0.2.1 > 1 tcp 81 no\n1 > 192.0.2.1 tcp 80 no\n"},
+          {{e, policy("p", "a == 'x'", {allow(6, {{81, 81}})}, {.out = {kAll}})},
+           "1: p\n192.0.2.1 > 1 tcp 80 no\n192.0.2.1 > 1 tcp 81 yes\n1 > 192.0.2.1 tcp 80 yes\n"},
+          {{e, policy("p", "a == 'y'", {kAll})},
+           "1:\n192.0.2.1 > 1 tcp 80 no\n192.0.2.1 > 1 tcp 81 no\n1 > 192.0.2.1 tcp 80 no\n"},
+          {{endpoint(1, {{"a", "y"}}), policy("p", "a == 'y'", {kAll})},
+           "1: p\n192.0.2.1 > 1 tcp 80 yes\n192.0.2.1 > 1 tcp 81 yes\n1 > 192.0.2.1 tcp 80 no\n"}}});
+}
+
+TEST(Scenarios, IngressOnlyAndEgressOnly) {
+  const auto e = endpoint(1, {});
+  const auto both = policy("b", "all()", {kAll}, {.out = {kAll}});
+  check({{to(1, "192.0.2.1", 80), from(1, "192.0.2.1", 80)},
+         {{{e, both}, "1: b\n192.0.2.1 > 1 tcp 80 yes\n1 > 192.0.2.1 tcp 80 yes\n"},
+          {{e, both, policy("a", "all()", {kDeny}, {.egress = false, .out = {kDeny}})},
+           "1: a b\n192.0.2.1 > 1 tcp 80 no\n1 > 192.0.2.1 tcp 80 yes\n"},
+          {{e, both, policy("a", "all()", {kDeny}, {.ingress = false, .out = {kDeny}})},
+           "1: a b\n192.0.2.1 > 1 tcp 80 yes\n1 > 192.0.2.1 tcp 80 no\n"}}});
+}
+
+TEST(Scenarios, TwoEndpointsAndTheirAddresses) {
+  const auto p = policy("p", "has(a)", {from_selector("has(a)")});
+  const auto sel = "(" + kIn + "has(a))";
+  check(
+      {{to(1, "10.0.0.2", 80), to(1, "10.0.0.9", 80), to(2, "10.0.0.1", 80)},
+       {{{endpoint(1, {{"a", ""}}), endpoint(2, {{"a", ""}}), p},
+         "1: p\n2: p\n" + sel +
+             " = 10.0.0.1 10.0.0.2\n10.0.0.2 > 1 tcp 80 yes\n10.0.0.9 > 1 tcp 80 no\n10.0.0.1 > 2 tcp 80 yes\n"},
+        // Another address for the second, and one on another host.
+        {{endpoint(1, {{"a", ""}}), endpoint(2, {{"a", ""}}, {.nets = {"10.0.0.9/32"}}), remote(3, {{"a", ""}}), p},
+         "1: p\n2: p\n" + sel +
+             " = 10.0.0.1 10.0.0.3 10.0.0.9\n10.0.0.2 > 1 tcp 80 no\n10.0.0.9 > 1 tcp 80 yes\n10.0.0.1 > 2 tcp 80 "
+             "yes\n"},
+        // Both have it: it stays when one goes.
+        {{endpoint(1, {{"a", ""}}, {.nets = {"10.0.0.1/32", "10.0.0.2/32"}}), endpoint(2, {{"a", ""}}), p},
+         "1: p\n2: p\n" + sel +
+             " = 10.0.0.1 10.0.0.2\n10.0.0.2 > 1 tcp 80 yes\n10.0.0.9 > 1 tcp 80 no\n10.0.0.1 > 2 tcp 80 yes\n"},
+        {{endpoint(1, {{"a", ""}}, {.nets = {"10.0.0.1/32", "10.0.0.2/32"}}), endpoint(2, {}), p},
+         "1: p\n2:\n" + sel +
+             " = 10.0.0.1 10.0.0.2\n10.0.0.2 > 1 tcp 80 yes\n10.0.0.9 > 1 tcp 80 no\n10.0.0.1 > 2 tcp 80 no\n"},
+        {{endpoint(1, {{"a", ""}}), endpoint(2, {}), p},
+         "1: p\n2:\n" + sel + " = 10.0.0.1\n10.0.0.2 > 1 tcp 80 no\n10.0.0.9 > 1 tcp 80 no\n10.0.0.1 > 2 tcp 80 no\n"},
+        // A block among them, and gone again.
+        {{endpoint(1, {{"a", ""}}, {.nets = {"10.0.0.1/32", "10.0.0.8/30"}}), endpoint(2, {{"a", ""}}), p},
+         "1: p\n2: p\n" + sel +
+             " = 10.0.0.1-10.0.0.2 10.0.0.8-10.0.0.11\n10.0.0.2 > 1 tcp 80 yes\n10.0.0.9 > 1 tcp 80 yes\n10.0.0.1 > 2 "
+             "tcp 80 yes\n"}}});
+}
+
+TEST(Scenarios, NamespacesAreApart) {
+  const auto mine = policy("p", "all()", {from_selector("has(a)")});
+  const auto e = endpoint(1, {});
+  check(
+      {{to(1, "10.0.0.2", 80), to(1, "10.0.0.3", 80)},
+       {{{e, remote(2, {{"a", ""}}), remote(3, {{"a", ""}}, {.ns = "other"}), mine},
+         "1: p\n(" + kIn + "has(a)) = 10.0.0.2\n10.0.0.2 > 1 tcp 80 yes\n10.0.0.3 > 1 tcp 80 no\n"},
+        {{e, remote(2, {{"a", ""}}), remote(3, {{"a", ""}}, {.ns = "other"}),
+          policy("p", "all()", {from_selector("has(a)")}, {.ns = ""})},
+         "1: p\nhas(a) = 10.0.0.2 10.0.0.3\n10.0.0.2 > 1 tcp 80 yes\n10.0.0.3 > 1 tcp 80 yes\n"},
+        {{e, policy("p", "all()", {kAll}, {.ns = "other"})}, "1:\n10.0.0.2 > 1 tcp 80 no\n10.0.0.3 > 1 tcp 80 no\n"}}});
+}
+
+TEST(Scenarios, OrderOfPolicies) {
+  const auto e = endpoint(1, {});
+  const auto deny = [](std::optional<double> order, const std::string& name) {
+    return policy(name, "all()", {kDeny}, {.order = order});
+  };
+  const auto pass = [](std::optional<double> order, const std::string& name) {
+    return policy(name, "all()", {kAll}, {.order = order});
+  };
+  check({{to(1, "192.0.2.1", 80)},
+         {{{e, pass(10, "a"), deny(20, "b")}, "1: a b\n192.0.2.1 > 1 tcp 80 yes\n"},
+          {{e, pass(20, "a"), deny(10, "b")}, "1: b a\n192.0.2.1 > 1 tcp 80 no\n"},
+          {{e, pass(10, "a"), deny(10, "b")}, "1: a b\n192.0.2.1 > 1 tcp 80 yes\n"},
+          {{e, pass({}, "a"), deny({}, "b")}, "1: a b\n192.0.2.1 > 1 tcp 80 yes\n"},
+          {{e, pass({}, "a"), deny(1000000, "b")}, "1: b a\n192.0.2.1 > 1 tcp 80 no\n"},
+          {{e, pass(-1, "z"), deny(0, "b"), deny(0.5, "a")}, "1: z b a\n192.0.2.1 > 1 tcp 80 yes\n"}}});
+}
+
+// --- tiers -----------------------------------------------------------------------------------------------------------
+
+TEST(Scenarios, OrderOfTiers) {
+  const auto e = endpoint(1, {});
+  const auto in = [](const std::string& name, const std::string& t, Rule r) {
+    return policy(name, "all()", {std::move(r)}, {.tier = t});
+  };
+  const auto yes = "192.0.2.1 > 1 tcp 80 yes\n";
+  const auto no = "192.0.2.1 > 1 tcp 80 no\n";
+  const auto a = in("a", "one", kAll), b = in("b", "two", kDeny), c = in("c", "three", kDeny);
+  check({{to(1, "192.0.2.1", 80)},
+         {{{e, a, b, c, tier("one", 1), tier("two", 2), tier("three", 3)}, std::string("1: a b c\n") + yes},
+          {{e, a, b, c, tier("one", 3), tier("two", 2), tier("three", 1)}, std::string("1: c b a\n") + no},
+          {{e, a, b, c, tier("one", {}), tier("two", {}), tier("three", {})}, std::string("1: a c b\n") + yes},
+          {{e, a, b, c, tier("two", 1000)}, std::string("1: b a c\n") + no},
+          {{e, a, b, c}, std::string("1: a c b\n") + yes}}});
+}
+
+TEST(Scenarios, APolicyMovesBetweenTiers) {
+  const auto e = endpoint(1, {});
+  const auto deny = policy("d", "all()", {kDeny}, {.tier = "two"});
+  const std::vector<Kv> tiers = {tier("one", 1), tier("two", 2), tier("three", 3)};
+  const auto state = [&](const std::string& t, const std::string& means) {
+    State s{{e, deny, policy("p", "all()", {kAll}, {.tier = t})}, means};
+    for (const auto& kv : tiers) s.content.insert(kv);
+    return s;
+  };
+  check({{to(1, "192.0.2.1", 80)},
+         {state("one", "1: p d\n192.0.2.1 > 1 tcp 80 yes\n"), state("three", "1: d p\n192.0.2.1 > 1 tcp 80 no\n"),
+          state("two", "1: d p\n192.0.2.1 > 1 tcp 80 no\n"), state("nowhere", "1: d p\n192.0.2.1 > 1 tcp 80 no\n")}});
+}
+
+TEST(Scenarios, TheEndOfATierAndPass) {
+  const auto e = endpoint(1, {});
+  const auto last = policy("z", "all()", {kAll});
+  const auto first = [](std::vector<Rule> rules, bool egress = false) {
+    return policy("a", "all()", std::move(rules), {.tier = "one", .egress = egress});
+  };
+  const auto http = allow(6, {{80, 80}});
+  const auto line = [](bool p80, bool p81, const char* policies = "a z") {
+    return fmt::format("1: {}\n192.0.2.1 > 1 tcp 80 {}\n192.0.2.1 > 1 tcp 81 {}\n", policies, p80 ? "yes" : "no",
+                       p81 ? "yes" : "no");
+  };
+  check({{to(1, "192.0.2.1", 80), to(1, "192.0.2.1", 81)},
+         {{{e, last, tier("one", 1), first({http})}, line(true, false)},
+          {{e, last, tier("one", 1, true), first({http})}, line(true, true)},
+          {{e, last, tier("one", 1), first({with(http, Action::pass)})}, line(true, false)},
+          {{e, last, tier("one", 1, true), first({with(http, Action::deny)})}, line(false, true)},
+          {{e, last, tier("one", 1), first({with(http, Action::deny), kPass})}, line(false, true)},
+          {{e, tier("one", 1), first({kPass})}, line(false, false, "a")},
+          // Only the other direction: no tier for this one.
+          {{e, last, tier("one", 1), policy("a", "all()", {}, {.tier = "one", .ingress = false, .out = {kAll}})},
+           line(true, true)}}});
+}
+
+TEST(Scenarios, UntrackedPoliciesAreForHostEndpoints) {
+  const auto e = endpoint(1, {});
+  const auto yes = policy("p", "all()", {kAll});
+  check({{to(1, "192.0.2.1", 80)},
+         {{{e, yes, policy("u", "all()", {kDeny}, {.order = 1, .ns = "", .do_not_track = true})},
+           "1: p\n192.0.2.1 > 1 tcp 80 yes\n"},
+          {{e, yes, policy("u", "all()", {kDeny}, {.order = 1, .ns = ""})}, "1: u p\n192.0.2.1 > 1 tcp 80 no\n"}}});
+}
+
+// --- profiles --------------------------------------------------------------------------------------------------------
+
+TEST(Scenarios, Profiles) {
+  const EndpointOptions one{.profiles = {"one"}}, two{.profiles = {"two", "one"}};
+  const auto e = endpoint(1, {}, one);
+  const auto line = [](bool p80, bool p81, const char* policies = "") {
+    return fmt::format("1:{}\n192.0.2.1 > 1 tcp 80 {}\n192.0.2.1 > 1 tcp 81 {}\n", policies, p80 ? "yes" : "no",
+                       p81 ? "yes" : "no");
+  };
+  const auto http = allow(6, {{80, 80}});
+  check({{to(1, "192.0.2.1", 80), to(1, "192.0.2.1", 81)},
+         {{{e}, line(false, false)},
+          {{e, profile("one", {}, {http})}, line(true, false)},
+          {{e, profile("one", {}, {kAll})}, line(true, true)},
+          {{endpoint(1, {}, two), profile("one", {}, {kAll}), profile("two", {}, {with(http, Action::deny)})},
+           line(false, true)},
+          {{endpoint(1, {}, two), profile("one", {}, {kAll}), profile("two", {}, {kPass})}, line(true, true)},
+          {{endpoint(1, {}, two), profile("one", {}, {kAll})}, line(false, false)},
+          {{e, profile("one", {}, {kAll}), policy("p", "all()", {http})}, line(true, false, " p")},
+          {{e, profile("one", {}, {kAll}), policy("p", "all()", {with(http, Action::deny), kPass})},
+           line(false, true, " p")},
+          {{endpoint(1, {}), profile("one", {}, {kAll})}, line(false, false)}}});
+}
+
+TEST(Scenarios, LabelsOfProfiles) {
+  const EndpointOptions worn{.profiles = {"one", "two"}};
+  const auto p = policy("p", "role == 'web'", {kAll});
+  const auto yes = "1: p\n192.0.2.1 > 1 tcp 80 yes\n";
+  const auto no = "1:\n192.0.2.1 > 1 tcp 80 no\n";
+  const auto web = profile("one", {{"role", "web"}}), db = profile("two", {{"role", "db"}});
+  check({{to(1, "192.0.2.1", 80)},
+         {{{endpoint(1, {}, worn), web, db, p}, yes},
+          {{endpoint(1, {}, worn), profile("one", {{"role", "db"}}), db, p}, no},
+          {{endpoint(1, {}, worn), profile("one", {}), profile("two", {{"role", "web"}}), p}, yes},
+          {{endpoint(1, {{"role", "own"}}, worn), web, db, p}, no},
+          {{endpoint(1, {{"role", "web"}}), web, p}, yes},
+          // The profile leaves the endpoint while the policy goes by its label.
+          {{endpoint(1, {}), web, p}, no},
+          {{endpoint(1, {}, worn), db, p}, no}}});
+}
+
+TEST(Scenarios, LabelsOfNamespaces) {
+  auto rule = allow();
+  rule.source.namespace_selector = "env == 'prod'";
+  const auto p = policy("p", "all()", {rule}, {.ns = ""});
+  const EndpointOptions in_ns{.profiles = {"kns.openstack"}};
+  check({{to(1, "10.0.0.2", 80)},
+         {{{endpoint(1, {}), remote(2, {{"pcns.env", "prod"}}), p},
+           "1: p\n(pcns.env == \"prod\" && all()) =\n10.0.0.2 > 1 tcp 80 no\n"},
+          {{endpoint(1, {}), remote(2, {}, in_ns), profile("kns.openstack", {{"pcns.env", "prod"}}), p},
+           "1: p\n(pcns.env == \"prod\" && all()) = 10.0.0.2\n10.0.0.2 > 1 tcp 80 yes\n"}}});
+}
+
+// --- network sets ----------------------------------------------------------------------------------------------------
+
+TEST(Scenarios, NetworkSets) {
+  const auto e = endpoint(1, {});
+  const auto p = policy("p", "all()", {from_selector("has(a)")}, {.ns = ""});
+  const auto line = [](const std::string& members, bool first, bool second) {
+    return fmt::format("1: p\nhas(a) ={}\n12.0.0.1 > 1 tcp 80 {}\n13.0.0.1 > 1 tcp 80 {}\n", members,
+                       first ? "yes" : "no", second ? "yes" : "no");
+  };
+  const auto one = net_set("one", {{"a", ""}}, {"12.0.0.0/24", "12.0.0.7/32"});
+  check(
+      {{to(1, "12.0.0.1", 80), to(1, "13.0.0.1", 80)},
+       {{{e, p}, line("", false, false)},
+        {{e, p, one}, line(" 12.0.0.0-12.0.0.255", true, false)},
+        {{e, p, one, net_set("two", {{"a", ""}}, {"13.0.0.1/32"})}, line(" 12.0.0.0-12.0.0.255 13.0.0.1", true, true)},
+        {{e, p, one, net_set("two", {{"b", ""}}, {"13.0.0.1/32"})}, line(" 12.0.0.0-12.0.0.255", true, false)},
+        // An ancestor, what it covers, the middle gone.
+        {{e, p, net_set("two", {{"a", ""}}, {"12.0.0.0/8", "12.0.0.0/16", "12.0.0.1/32"})},
+         line(" 12.0.0.0-12.255.255.255", true, false)},
+        {{e, p, net_set("two", {{"a", ""}}, {"12.0.0.0/8", "12.0.0.1/32"})},
+         line(" 12.0.0.0-12.255.255.255", true, false)},
+        {{e, p, net_set("two", {{"a", ""}}, {"12.0.0.1/32"})}, line(" 12.0.0.1", true, false)},
+        {{e, p, one, net_set("all", {{"a", ""}}, {"0.0.0.0/0"})}, line(" 0.0.0.0-255.255.255.255", true, true)},
+        // A namespace's own is nobody else's label, but a global policy sees it.
+        {{e, p, net_set("one", {{"a", ""}}, {"13.0.0.0/24"}, "other")}, line(" 13.0.0.0-13.0.0.255", false, true)}}});
+}
+
+TEST(Scenarios, NetworkSetsOfANamespace) {
+  const auto e = endpoint(1, {});
+  const auto p = policy("p", "all()", {from_selector("has(a)")});
+  const auto sel = "(" + kIn + "has(a)) =";
+  check({{to(1, "12.0.0.1", 80)},
+         {{{e, p, net_set("s", {{"a", ""}}, {"12.0.0.1/32"})}, "1: p\n" + sel + "\n12.0.0.1 > 1 tcp 80 no\n"},
+          {{e, p, net_set("s", {{"a", ""}}, {"12.0.0.1/32"}, "openstack")},
+           "1: p\n" + sel + " 12.0.0.1\n12.0.0.1 > 1 tcp 80 yes\n"},
+          {{e, p, net_set("s", {{"a", ""}}, {"12.0.0.1/32"}, "other")}, "1: p\n" + sel + "\n12.0.0.1 > 1 tcp 80 no\n"},
+          {{e, p, net_set("s", {{"a", ""}, {"projectcalico.org/namespace", "openstack"}}, {"12.0.0.1/32"})},
+           "1: p\n" + sel + "\n12.0.0.1 > 1 tcp 80 no\n"}}});
+}
+
+// --- named ports -----------------------------------------------------------------------------------------------------
+
+Rule to_port(const std::string& name, const std::string& selector = "", std::uint8_t protocol = 6) {
+  auto r = allow(protocol);
+  r.destination.named_ports = {name};
+  if (!selector.empty()) r.destination.selector = selector;
+  return r;
+}
+Kv server(int n, std::vector<NamedPort> ports, Labels labels = {}, std::vector<std::string> nets = {}) {
+  return endpoint(n, std::move(labels), {.nets = std::move(nets), .ports = std::move(ports)});
+}
+
+TEST(Scenarios, NamedPorts) {
+  const auto p = policy("p", "all()", {to_port("http")});
+  const auto line = [](const std::string& members, bool p80, bool p81) {
+    return fmt::format("1: p\nport http of all() ={}\n192.0.2.1 > 1 tcp 80 {}\n192.0.2.1 > 1 tcp 81 {}\n", members,
+                       p80 ? "yes" : "no", p81 ? "yes" : "no");
+  };
+  check(
+      {{to(1, "192.0.2.1", 80), to(1, "192.0.2.1", 81)},
+       {{{server(1, {}), p}, line("", false, false)},
+        {{server(1, {{"http", 6, 80}}), p}, line(" 10.0.0.1 . 80", true, false)},
+        {{server(1, {{"http", 6, 81}}), p}, line(" 10.0.0.1 . 81", false, true)},
+        {{server(1, {{"http", 6, 80}, {"http", 6, 81}, {"http", 6, 80}}), p},
+         line(" 10.0.0.1 . 80 10.0.0.1 . 81", true, true)},
+        {{server(1, {{"web", 6, 80}}), p}, line("", false, false)},
+        {{server(1, {{"http", 17, 80}}), p}, line("", false, false)},
+        {{server(1, {}), remote(2, {}, {.nets = {"10.0.0.1/32"}, .ports = {{"http", 6, 80}}}), p},
+         line(" 10.0.0.1 . 80", true, false)},
+        {{server(1, {{"http", 6, 80}}), remote(2, {}, {.nets = {"10.0.0.1/32"}, .ports = {{"http", 6, 80}}}), p},
+         line(" 10.0.0.1 . 80", true, false)},
+        {{server(1, {{"http", 6, 80}}, {}, {"10.0.0.1/32", "10.0.0.8/30"}), p}, line(" 10.0.0.1 . 80", true, false)}}});
+}
+
+TEST(Scenarios, NamedPortsWithSelectorsNumbersAndNegated) {
+  const auto s = [](Labels labels, std::uint16_t port) { return server(1, {{"http", 6, port}}, std::move(labels)); };
+  const auto line = [](const std::string& sets, bool p80, bool p81) {
+    return fmt::format("1: p\n{}192.0.2.1 > 1 tcp 80 {}\n192.0.2.1 > 1 tcp 81 {}\n", sets, p80 ? "yes" : "no",
+                       p81 ? "yes" : "no");
+  };
+  const auto global = [](Rule r) { return policy("p", "all()", {std::move(r)}, {.ns = ""}); };
+  auto mixed = to_port("http");
+  mixed.destination.ports = {{81, 81}};
+  auto negated = allow(6);
+  negated.destination.not_named_ports = {"http"};
+  check({{to(1, "192.0.2.1", 80), to(1, "192.0.2.1", 81)},
+         {{{s({{"a", ""}}, 80), global(to_port("http", "has(a)"))},
+           line("port http of has(a) = 10.0.0.1 . 80\n", true, false)},
+          {{s({}, 80), global(to_port("http", "has(a)"))}, line("port http of has(a) =\n", false, false)},
+          {{s({}, 80), global(mixed)}, line("port http of all() = 10.0.0.1 . 80\n", true, true)},
+          {{s({}, 80), global(negated)}, line("port http of all() = 10.0.0.1 . 80\n", false, true)},
+          {{s({}, 81), global(negated)}, line("port http of all() = 10.0.0.1 . 81\n", true, false)},
+          {{endpoint(1, {}, {.profiles = {"one"}, .ports = {{"http", 6, 80}}}), profile("one", {{"a", ""}}),
+            global(to_port("http", "has(a)"))},
+           line("port http of has(a) = 10.0.0.1 . 80\n", true, false)}}});
+}
+
+// --- what cannot be read ---------------------------------------------------------------------------------------------
+
+TEST(Scenarios, GarbageClosesWhomItConcerns) {
+  const auto e = endpoint(1, {{"a", ""}});
+  const auto other = endpoint(2, {});
+  const auto fine = policy("fine", "all()", {kAll});
+  const Kv bad_rule{network_policy_key("openstack", "bad"),
+                    R"j({"spec":{"selector":"has(a)","ingress":[{"action":"Perhaps"}]}})j"};
+  const Kv bad_endpoint{key_of(2), R"({"spec":{"interfaceName":"tap2","mac":"no mac","ipNetworks":["10.0.0.2/32"]}})"};
+  const auto line = [](const std::string& first, bool one, const std::string& second, bool two) {
+    return fmt::format("1: {}\n2: {}\n192.0.2.1 > 1 tcp 80 {}\n192.0.2.1 > 2 tcp 80 {}\n", first, second,
+                       one ? "yes" : "no", two ? "yes" : "no");
+  };
+  check({{to(1, "192.0.2.1", 80), to(2, "192.0.2.1", 80)},
+         {{{e, other, fine}, line("fine", true, "fine", true)},
+          {{e, other, fine, bad_rule}, line("bad fine !", false, "fine", true)},
+          {{e, other, fine, policy("bad", "has(a)", {kAll})}, line("bad fine", true, "fine", true)},
+          {{e, bad_endpoint, fine}, line("fine", true, "fine !", false)}}});
+}
+
+}  // namespace
+}  // namespace calico::model
