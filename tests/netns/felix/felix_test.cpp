@@ -190,6 +190,53 @@ TEST(Felix, WhatAnEndpointMaySendToItsHost) {
   EXPECT_TRUE(refused(a.ns, "169.254.169.254", 8776));
 }
 
+TEST(Felix, PolicyMayOpenTheHostToItsEndpoints) {
+  for (const std::string action : {"return", "accept"}) {
+    NEEDS_NETNS();
+    Bench b;
+    b.sets.push_back("felix.endpoint_to_host_action=" + action);
+    Vm a(1), c(2);
+    b.group("open", R"({"action":"Allow","ipVersion":4},{"action":"Allow","ipVersion":6})");
+    for (auto* vm : {&a, &c}) b.plug(*vm);
+    b.endpoint(a, {"open"});
+    b.endpoint(c, {});
+    ASSERT_NO_FATAL_FAILURE(b.start());
+    for (auto* vm : {&a, &c}) ASSERT_TRUE(b.up(*vm));
+    auto l80 = listener(b.host, 80), l22 = listener(b.host, 22);
+    EXPECT_TRUE(reaches(a.ns, "192.168.0.11", 80)) << action;
+    EXPECT_TRUE(refused(c.ns, "192.168.0.11", 80)) << action << ": no egress rule";
+    EXPECT_TRUE(refused(a.ns, "192.168.0.11", 22)) << action << ": a control port";
+    // The host's own rules have the last word.
+    b.host.run(
+        "nft add table inet mine; nft add chain inet mine in '{ type filter hook input priority 10; }'; nft add "
+        "rule inet mine in tcp dport 80 drop");
+    EXPECT_TRUE(refused(a.ns, "192.168.0.11", 80)) << action;
+  }
+}
+
+TEST(Felix, OthersMayRefuseWhatFelixAllows) {
+  NEEDS_NETNS();
+  Bench b;
+  Vm a(1), c(2);
+  b.group("open", R"({"action":"Allow","ipVersion":4},{"action":"Allow","ipVersion":6})");
+  for (auto* vm : {&a, &c}) {
+    b.plug(*vm);
+    b.endpoint(*vm, {"open"});
+  }
+  ASSERT_NO_FATAL_FAILURE(b.start());
+  for (auto* vm : {&a, &c}) ASSERT_TRUE(b.up(*vm));
+  ASSERT_TRUE(pings(a.ns, c.ip));
+  for (const int priority : {-10, 10}) {
+    b.host.run("nft add table inet mine; nft add chain inet mine forward '{ type filter hook forward priority " +
+               std::to_string(priority) + "; policy drop; }'");
+    EXPECT_FALSE(pings(a.ns, c.ip, 1)) << priority;
+    b.host.run("nft add rule inet mine forward accept");
+    EXPECT_TRUE(pings(a.ns, c.ip)) << priority;
+    b.host.run("nft delete table inet mine");
+    EXPECT_TRUE(pings(a.ns, c.ip));
+  }
+}
+
 TEST(Felix, RestartChangesNothing) {
   NEEDS_NETNS();
   Bench b;
