@@ -32,6 +32,11 @@ Compiler::Impl::Impl(CompilerOptions o)
   make_set("qos-out-bytes", SetKind::if_bytes, "bytes from the interface");
   make_set("qos-out-peak", SetKind::if_bytes, "bytes from the interface, in a burst");
   make_set("qos-out-connections", SetKind::if_connections, "connections from the interface");
+  for (const auto* way : {"in", "out", "fwd-in", "fwd-out"}) {
+    make_set(fmt::format("hosts-{}", way), SetKind::if_verdict, "host endpoints, by interface");
+    put_chain(fmt::format("any-{}", way), {});
+  }
+  put_chain("hosts-pass", ChainRules(1, MatchRule{.verdict = Verdict::accept}));
   make_set("protected4", SetKind::ip4_port, "control ports of every node");
   make_set("protected6", SetKind::ip6_port, "control ports of every node");
 }
@@ -49,11 +54,13 @@ RulesetDelta Compiler::Impl::flush() {
     it->second.active = wanted(it->second);
     compile(it->second);
   }
+  for (const auto& [id, key] : local_host_keys) dirty_hosts = dirty_hosts || dirty_endpoints.contains(id);
   // A plan can take a floating IP from another, which is then planned again.
   while (!dirty_endpoints.empty())
     for (const auto id : std::exchange(dirty_endpoints, {}))
       if (auto it = endpoints.find(id); it != endpoints.end() && it->second.local) plan(it->second);
   for (const auto& key : std::exchange(dirty_classes, {})) settle_class(key);
+  settle_hosts();
   auto d = std::exchange(delta, {});
   for (const auto& name : d.sets_gone) d.elements.erase(name);
   std::erase_if(d.elements, [](const auto& x) { return x.second.added.empty() && x.second.removed.empty(); });
@@ -356,8 +363,17 @@ void Compiler::update(std::string_view key, std::optional<std::string_view> valu
     impl_->update_tier(rk->name, k, value);
   else if (rk->plural == "profiles" && rk->ns.empty())
     impl_->update_profile(rk->name, k, value);
+  else if (rk->plural == "hostendpoints" && rk->ns.empty())
+    impl_->update_host(rk->name, k, value);
   else if (rk->plural == "nodes" && rk->ns.empty())
     impl_->update_node(k, value);
+}
+
+void Compiler::set_host_interfaces(std::vector<HostInterface> interfaces) {
+  std::sort(interfaces.begin(), interfaces.end());
+  if (impl_->host_interfaces == interfaces) return;
+  impl_->host_interfaces = std::move(interfaces);
+  impl_->dirty_hosts = true;
 }
 
 void Compiler::set_host_addresses(const std::vector<Ip>& addresses) { impl_->set_addresses("", addresses); }
@@ -389,6 +405,7 @@ Compiler::Counts Compiler::counts() const {
   c.tiers = impl_->tiers.size();
   for (const auto& [name, p] : impl_->profiles) c.profiles += p.present;
   c.network_sets = impl_->network_set_ids.size();
+  c.local_host_endpoints = impl_->local_host_keys.size();
   return c;
 }
 

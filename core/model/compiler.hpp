@@ -8,13 +8,14 @@
 ///
 /// The Ruleset depends on the current keys only, never on their order or history (one exception: two classes whose
 /// names hash alike take their groups in order of arrival; both work). Keys it reads: workload endpoints, network
-/// policies, global network policies, tiers, profiles, network sets of both kinds, nodes; others are ignored.
+/// policies, global network policies, tiers, profiles, network sets of both kinds, host endpoints, nodes; others are
+/// ignored.
 ///
 /// What is wrong in a value is kept in faults() and closes the endpoints concerned, nobody else's: a bad endpoint
 /// becomes a plan without addresses, a bad policy closes the endpoints its selector matches. A policy whose selector
 /// cannot be read counts as absent, unless a former version could be read: then that one's endpoints are closed. A
-/// profile that is missing or cannot be read refuses what reaches it; a tier or network set that cannot be read stays
-/// what it was.
+/// profile that is missing or cannot be read refuses what reaches it; a tier, network set or host endpoint that cannot
+/// be read stays what it was.
 ///
 /// Thread: the owner's loop. Owns: copies. Errors: none; see faults().
 #include <map>
@@ -38,6 +39,13 @@ struct CompilerOptions {
   std::vector<std::uint16_t> protected_ports;  ///< without the public ones
 };
 
+/// An interface of the host itself, with its addresses.
+struct HostInterface {
+  std::string name;
+  std::vector<Ip> addresses;
+  auto operator<=>(const HostInterface&) const = default;
+};
+
 class Compiler {
  public:
   explicit Compiler(CompilerOptions options);
@@ -49,6 +57,8 @@ class Compiler {
   void update(std::string_view key, std::optional<std::string_view> value);
   /// This host's own addresses, protected as every Node's are. No endpoint may claim one of either.
   void set_host_addresses(const std::vector<Ip>& addresses);
+  /// This host's interfaces, by which host endpoints with expectedIPs find theirs.
+  void set_host_interfaces(std::vector<HostInterface> interfaces);
   /// The protected ports changed (reload).
   void set_protection(bool protect_nodes, std::vector<std::uint16_t> protected_ports);
 
@@ -66,6 +76,7 @@ class Compiler {
     std::size_t classes = 0;
     std::size_t selector_sets = 0;
     std::size_t nodes = 0;
+    std::size_t local_host_endpoints = 0;
     std::size_t tiers = 0;
     std::size_t profiles = 0;
     std::size_t network_sets = 0;

@@ -3,10 +3,12 @@
 /// Parts: compiler.cpp (what the keys say: endpoints, network sets, nodes; the ruleset and its delta; the order of a
 /// flush), compiler_policies.cpp (policies, tiers and profiles), compiler_rules.cpp (their rules as chains),
 /// compiler_sets.cpp (the sets they share), compiler_plans.cpp (what each local endpoint gets,
-/// and the classes of endpoints with the same policies), compiler_nat.cpp (floating IPs and limits of local endpoints).
+/// and the classes of endpoints with the same policies), compiler_nat.cpp (floating IPs and limits of local endpoints),
+/// compiler_hosts.cpp (host endpoints).
 ///
 /// Every stage of flush() marks only what the next has to look at: the dirty_* sets.
 #include <array>
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -26,6 +28,8 @@ namespace calico::model {
 
 struct Compiler::Impl {
   using Id = std::uint32_t;
+  /// Each tier with a Pass is a chain more to the end, and the kernel follows 16.
+  static constexpr std::size_t kMaxTiers = 10;
 
   /// One of this host. Of the others, a hundred thousand maybe, nothing is kept but Member and labels.
   struct Endpoint {
@@ -42,6 +46,16 @@ struct Compiler::Impl {
     std::set<Ip> nats_wanted;  // floating IPs it names; local only
     std::set<Ip> taken;        // addresses it keeps from being one
     std::map<Ip, Ip> nats;     // floating IPs it may have as far as it is concerned, to the address inside
+  };
+
+  /// A host endpoint, of any host; of this host once `local`.
+  struct Host {
+    Id id = 0;
+    std::string name;
+    bool local = false;
+    std::string fault;  // of a later value; `hep` is the last that could be read
+    HostEndpoint hep;
+    std::set<Id> policies;  // that select it; local only
   };
 
   /// What an endpoint or a network set adds to the sets of the selectors that match it. Its id is the one in the index
@@ -178,6 +192,8 @@ struct Compiler::Impl {
   void update_tier(const std::string& name, const std::string& key, std::optional<std::string_view> value);
   void update_profile(const std::string& name, const std::string& key, std::optional<std::string_view> value);
   void forget_profile(const std::string& name);
+  /// As part of a chain's name: hashed when nft could not read it.
+  static std::string chain_title(const std::string& title);
   Policy& new_policy(const std::string& key, const std::string& title, const std::string& folder);
   /// No, as long as no local endpoint asks it.
   bool wanted(const Policy& p) const;
@@ -212,10 +228,18 @@ struct Compiler::Impl {
   /// kind and so its name; who uses it is compiled again.
   void settle(SelectorSet& s);
 
+  // compiler_hosts.cpp: host endpoints. Few a host, so all of them are planned when one thing changed.
+  void update_host(const std::string& name, const std::string& key, std::optional<std::string_view> value);
+  void settle_hosts();
+  /// Who polices which interface: the first by name of those that want it.
+  std::map<std::string, std::vector<std::string>> interfaces_of_hosts(std::map<std::string, HostPlan>& plans) const;
+  void plan_host(const Host& h, HostPlan& p, std::map<std::string, int>& chains);
+
   // compiler_plans.cpp: plans
   void plan(Endpoint& e);
   void plan_nets(const Endpoint& e, EndpointPlan& p);
-  Questions questions_of(const Endpoint& e) const;
+  /// `forwarded`: of a host endpoint, for traffic it passes on.
+  Questions questions_of(const std::set<Id>& policies, const std::vector<std::string>& profiles, bool forwarded) const;
   auto tier_rank(const std::string& name) const {
     const auto it = tiers.find(name);
     const bool known = it != tiers.end();
@@ -242,6 +266,10 @@ struct Compiler::Impl {
   void settle_class(const std::string& key);
   /// Writes the class's chains of a direction; returns how many.
   int put_class_chains(const Class& c, bool ingress);
+  /// The questions of a direction as chains: name_of(1), and name_of(2) and so on for what follows a Pass. What no tier
+  /// decides is the profiles' to decide, or passes. Returns how many; 0 when nothing is asked and it passes.
+  int put_questions(const Questions& q, bool ingress, bool profiles_decide,
+                    const std::function<std::string(int)>& name_of);
 
   CompilerOptions options;
   Ruleset ruleset;
@@ -273,6 +301,12 @@ struct Compiler::Impl {
 
   std::set<Id> locals;                                         // endpoints of this host
   std::map<std::pair<std::string, Element>, int> source_refs;  // set and element → plans that want it
+
+  std::map<std::string, Host> hosts;                    // by key
+  std::unordered_map<Id, std::string> local_host_keys;  // by id
+  std::vector<HostInterface> host_interfaces;
+  std::map<std::string, int> host_chains;  // first chain → how many
+  bool dirty_hosts = false;
 
   std::set<Id> dirty_endpoints, dirty_policies, dirty_sets;
   std::set<Id> first_or_last;  // policies that gained their first endpoint or lost their last

@@ -7,9 +7,6 @@
 namespace calico::model {
 namespace {
 
-/// Each tier with a Pass is a chain more to the end, and the kernel follows 16.
-constexpr std::size_t kMaxTiers = 10;
-
 /// The class's chains of a direction: "in-<group>", what follows a Pass "in-<group>-2", and so on.
 std::string chain_of(std::uint32_t group, bool ingress, int number) {
   const auto first = fmt::format("{}-{}", ingress ? "in" : "out", group);
@@ -56,7 +53,7 @@ void Compiler::Impl::plan(Endpoint& e) {
   plan_nats(e, p);
   Questions questions;
   if (!p.left_alone) {
-    questions = questions_of(e);
+    questions = questions_of(e.policies, e.wep.profiles, false);
     for (const auto& tier : questions.tiers)
       for (const auto& key : tier.policies) {
         const auto& x = policies.at(policy_ids.at(key));
@@ -158,11 +155,13 @@ std::string Compiler::Impl::Questions::key() const {
   return out;
 }
 
-Compiler::Impl::Questions Compiler::Impl::questions_of(const Endpoint& e) const {
+Compiler::Impl::Questions Compiler::Impl::questions_of(const std::set<Id>& of, const std::vector<std::string>& named,
+                                                       bool forwarded) const {
   std::vector<const Policy*> ranked;
-  for (const auto id : e.policies) {
+  for (const auto id : of) {
     const auto& p = policies.at(id);
     if (p.body.do_not_track || p.body.pre_dnat) continue;  // asked for host endpoints only
+    if (forwarded && !p.body.apply_on_forward) continue;
     ranked.push_back(&p);
   }
   std::sort(ranked.begin(), ranked.end(), [&](const auto* a, const auto* b) {
@@ -177,7 +176,7 @@ Compiler::Impl::Questions Compiler::Impl::questions_of(const Endpoint& e) const 
     }
     q.tiers.back().policies.push_back(p->key);
   }
-  q.profiles = e.wep.profiles;
+  q.profiles = named;
   return q;
 }
 
@@ -231,8 +230,14 @@ void Compiler::Impl::settle_class(const std::string& key) {
 }
 
 int Compiler::Impl::put_class_chains(const Class& c, bool ingress) {
+  return put_questions(c.questions, ingress, true, [&](int number) { return chain_of(c.group, ingress, number); });
+}
+
+int Compiler::Impl::put_questions(const Questions& q, bool ingress, bool profiles_decide,
+                                  const std::function<std::string(int)>& name_of) {
   ChainRules rules;
   int number = 1;
+  bool asked = profiles_decide;
   const auto end_with = [&](Verdict v, std::string target = {}) {
     MatchRule m;
     m.verdict = v;
@@ -249,11 +254,11 @@ int Compiler::Impl::put_class_chains(const Class& c, bool ingress) {
       rules.push_back(std::move(r));
     }
   };
-  const auto put = [&] { put_chain(chain_of(c.group, ingress, number), std::exchange(rules, {})); };
-  for (const auto& tier : c.questions.tiers) {
+  const auto put = [&] { put_chain(name_of(number), std::exchange(rules, {})); };
+  for (const auto& tier : q.tiers) {
     bool decides = false;
     bool passes = false;
-    const auto next = chain_of(c.group, ingress, number + 1);
+    const auto next = name_of(number + 1);
     for (const auto& key : tier.policies) {
       const auto at = policy_ids.find(key);
       if (at == policy_ids.end()) continue;
@@ -265,6 +270,7 @@ int Compiler::Impl::put_class_chains(const Class& c, bool ingress) {
       ask(h, next);
     }
     if (!decides) continue;  // a tier without a policy of this direction is no tier
+    asked = true;
     if (passes) {
       tier.pass_at_the_end ? end_with(Verdict::go, next) : end_with(Verdict::drop);
       put();
@@ -275,7 +281,13 @@ int Compiler::Impl::put_class_chains(const Class& c, bool ingress) {
       return number;
     }
   }
-  for (const auto& name : c.questions.profiles) {
+  if (!profiles_decide) {
+    if (!asked) return 0;
+    end_with(Verdict::accept);
+    put();
+    return number;
+  }
+  for (const auto& name : q.profiles) {
     const auto it = profiles.find(name);
     if (it == profiles.end() || !it->second.present) break;  // refuses all
     const Policy& p = policies.at(it->second.policy);

@@ -62,7 +62,7 @@ void Compiler::Impl::update_policy(const ResourceKey& rk, const std::string& key
   } else {
     auto& p = policies.at(at->second);
     const auto place = [](const NetworkPolicy& x) {
-      return std::tie(x.order, x.fault, x.tier, x.do_not_track, x.pre_dnat);
+      return std::tie(x.order, x.fault, x.tier, x.do_not_track, x.pre_dnat, x.apply_on_forward);
     };
     const bool moved = place(p.body) != place(*parsed);
     if (p.body.ingress_type != parsed->ingress_type || p.body.egress_type != parsed->egress_type) touch_classes_of(key);
@@ -87,10 +87,14 @@ Compiler::Impl::Policy& Compiler::Impl::new_policy(const std::string& key, const
   p.id = id;
   p.key = key;
   p.title = title;
-  const auto name = folder + (plain_name(title) ? title : short_hash(title));
+  const auto name = folder + chain_title(title);
   p.in.chain = "in/" + name;
   p.out.chain = "out/" + name;
   return p;
+}
+
+std::string Compiler::Impl::chain_title(const std::string& title) {
+  return plain_name(title) ? title : short_hash(title);
 }
 
 bool Compiler::Impl::wanted(const Policy& p) const {
@@ -100,6 +104,7 @@ bool Compiler::Impl::wanted(const Policy& p) const {
 }
 
 void Compiler::Impl::touch_classes_of(const std::string& key) {
+  dirty_hosts = dirty_hosts || !local_host_keys.empty();
   for (auto& [class_key, c] : classes) {
     const auto& q = c.questions;
     const bool asks = std::any_of(q.tiers.begin(), q.tiers.end(), [&](const TierPart& t) {
@@ -112,11 +117,12 @@ void Compiler::Impl::touch_classes_of(const std::string& key) {
 }
 
 void Compiler::Impl::on_selected(Id policy, Id endpoint, bool matches) {
-  auto& e = endpoints.at(endpoint);
+  const auto host = local_host_keys.find(endpoint);
+  auto& asked = host != local_host_keys.end() ? hosts.at(host->second).policies : endpoints.at(endpoint).policies;
   if (matches)
-    e.policies.insert(policy);
+    asked.insert(policy);
   else
-    e.policies.erase(policy);
+    asked.erase(policy);
   dirty_endpoints.insert(endpoint);
   if (policies.at(policy).active != matches) first_or_last.insert(policy);
 }
@@ -177,7 +183,8 @@ void Compiler::Impl::update_profile(const std::string& name, const std::string& 
   auto& state = profiles[name];
   const bool came_or_went = std::exchange(state.present, next.has_value()) != next.has_value();
   if (!next) state.policy = 0;
-  const auto labels = next ? std::move(next->labels_to_apply) : Labels{};
+  auto labels = next ? std::move(next->labels_to_apply) : Labels{};
+  labels.erase(std::string(kLabelNamespace));  // who is in none, a host endpoint, gets into none
   const bool relabelled = state.labels != labels;
   state.labels = labels;
   if (came_or_went) touch_classes_of(key);

@@ -1,6 +1,7 @@
 #include "core/model/evaluate.hpp"
 
 #include <algorithm>
+#include <list>
 #include <tuple>
 
 #include "core/model/keys.hpp"
@@ -25,7 +26,8 @@ Labels with_inherited(const Policies& p, Labels labels, const std::string& ns,
   if (!ns.empty()) labels[std::string(kLabelNamespace)] = ns;
   for (const auto& name : profiles)
     if (const auto it = p.profiles.find(name); it != p.profiles.end())
-      for (const auto& [label, value] : it->second.labels_to_apply) labels.try_emplace(label, value);
+      for (const auto& [label, value] : it->second.labels_to_apply)
+        if (label != kLabelNamespace) labels.try_emplace(label, value);
   return labels;
 }
 
@@ -33,11 +35,16 @@ Labels labels_of(const Policies& p, const WorkloadEndpoint& e) {
   return with_inherited(p, e.meta.labels, e.meta.ns, e.profiles);
 }
 
-/// All that rules can select.
-std::vector<Thing> things(const Policies& p) {
+/// All that rules can select. `kept` holds what the policies themselves do not.
+std::vector<Thing> things(const Policies& p, std::list<std::vector<Prefix>>& kept) {
   static const std::vector<NamedPort> kNone;
   std::vector<Thing> out;
   for (const auto& [key, e] : p.endpoints) out.push_back({labels_of(p, e), e.meta.ns, &e.ip_networks, &e.ports});
+  for (const auto& [key, h] : p.hosts) {
+    auto& addresses = kept.emplace_back();
+    for (const auto& ip : h.expected_ips) addresses.push_back(Prefix::host(ip));
+    out.push_back({with_inherited(p, h.labels, "", h.profiles), "", &addresses, &h.ports});
+  }
   for (const auto& [key, s] : p.network_sets) {
     std::vector<std::string> profiles;
     if (!s.ns.empty()) profiles.push_back("kns." + s.ns);
@@ -61,9 +68,10 @@ bool namespace_matches(const std::string& selector, const Labels& labels) {
   return s->matches(labels);
 }
 
-bool selects(const NetworkPolicy& policy, const WorkloadEndpoint& endpoint, const Labels& labels) {
+/// `ns`: the endpoint's; a host endpoint is in none.
+bool selects(const NetworkPolicy& policy, const std::string& ns, const Labels& labels) {
   if (!matches(policy.selector, labels)) return false;
-  if (!policy.global) return endpoint.meta.ns == policy.meta.ns;
+  if (!policy.global) return !ns.empty() && ns == policy.meta.ns;
   return !policy.namespace_selector || namespace_matches(*policy.namespace_selector, labels);
 }
 
@@ -82,7 +90,8 @@ bool meant(const EntityRule& side, const std::string& rules_namespace, const Thi
 }
 
 bool selected_address(const Policies& p, const EntityRule& side, const std::string& rules_namespace, const Ip& ip) {
-  const auto all = things(p);
+  std::list<std::vector<Prefix>> kept;
+  const auto all = things(p, kept);
   // With a positive selector the negative one narrows what is meant; alone it forbids every address of a match.
   if (side.selector || side.namespace_selector)
     return std::any_of(all.begin(), all.end(),
@@ -95,7 +104,8 @@ bool selected_address(const Policies& p, const EntityRule& side, const std::stri
 /// Whether the address is one of a thing that is meant and calls this port so. Blocks serve no ports.
 bool has_named_port(const Policies& p, const EntityRule& side, const std::string& rules_namespace, const Ip& ip,
                     const NamedPort& port) {
-  const auto all = things(p);
+  std::list<std::vector<Prefix>> kept;
+  const auto all = things(p, kept);
   return std::any_of(all.begin(), all.end(), [&](const Thing& t) {
     return meant(side, rules_namespace, t) && std::find(t.ports->begin(), t.ports->end(), port) != t.ports->end() &&
            std::find(t.nets->begin(), t.nets->end(), Prefix::host(ip)) != t.nets->end();
@@ -179,6 +189,12 @@ Status Policies::update(std::string_view key, std::optional<std::string_view> va
     policy->meta.ns = rk->ns;
     policy->meta.name = rk->name;
     policies[k] = std::move(*policy);
+  } else if (rk->plural == "hostendpoints" && rk->ns.empty()) {
+    hosts.erase(k);
+    if (!value) return {};
+    auto h = parse_host_endpoint(*value);
+    if (!h) return tl::unexpected(h.error());
+    hosts[k] = std::move(*h);
   } else if (rk->plural == "tiers" && rk->ns.empty()) {
     tiers.erase(rk->name);
     if (!value) return {};
@@ -202,21 +218,26 @@ Status Policies::update(std::string_view key, std::optional<std::string_view> va
   return {};
 }
 
-Judgement judge(const Policies& p, const std::string& endpoint_key, Direction direction, const Packet& packet) {
+namespace {
+
+/// One endpoint, of whichever kind, and what it is asked.
+struct Asked {
+  Labels labels;
+  std::string ns;
+  const std::vector<std::string>* profiles = nullptr;
+  bool forwarded = false;  ///< by a host endpoint: only what applies on forward, and what nothing decides passes
+};
+
+Judgement ask(const Policies& p, const Asked& endpoint, Direction direction, const Packet& packet) {
   Judgement j;
-  const auto at = p.endpoints.find(endpoint_key);
-  if (at == p.endpoints.end()) {
-    j.reason = "no such endpoint";
-    return j;
-  }
-  const WorkloadEndpoint& endpoint = at->second;
-  const Labels labels = labels_of(p, endpoint);
   const bool ingress = direction == Direction::ingress;
   const std::string_view way = ingress ? "ingress" : "egress";
 
   std::map<std::string, std::vector<const NetworkPolicy*>> by_tier;
   for (const auto& [key, policy] : p.policies) {
-    if (policy.do_not_track || policy.pre_dnat || !selects(policy, endpoint, labels)) continue;
+    if (!selects(policy, endpoint.ns, endpoint.labels)) continue;
+    if (endpoint.forwarded && !policy.apply_on_forward) continue;
+    if (policy.do_not_track || policy.pre_dnat) continue;
     if (!policy.fault.empty()) {
       j.reason = fmt::format("policy {} cannot be enforced: {}", title(policy), policy.fault);
       return j;
@@ -266,7 +287,12 @@ Judgement judge(const Policies& p, const std::string& endpoint_key, Direction di
     return j;
   }
 
-  for (const auto& name : endpoint.profiles) {
+  if (endpoint.forwarded) {
+    j.allowed = true;
+    j.reason = fmt::format("no policy for forwarded traffic refuses {}", way);
+    return j;
+  }
+  for (const auto& name : *endpoint.profiles) {
     const auto it = p.profiles.find(name);
     if (it == p.profiles.end()) {
       j.reason = fmt::format("profile {} is missing", quoted(name));
@@ -281,6 +307,24 @@ Judgement judge(const Policies& p, const std::string& endpoint_key, Direction di
   }
   j.reason = fmt::format("no policy or profile allows {}", way);
   return j;
+}
+
+}  // namespace
+
+Judgement judge(const Policies& p, const std::string& endpoint_key, Direction direction, const Packet& packet) {
+  const auto at = p.endpoints.find(endpoint_key);
+  if (at == p.endpoints.end()) return {.reason = "no such endpoint"};
+  const auto& e = at->second;
+  return ask(p, {labels_of(p, e), e.meta.ns, &e.profiles, false}, direction, packet);
+}
+
+Judgement judge_host(const Policies& p, const std::string& key, HostTraffic traffic, Direction direction,
+                     const Packet& packet) {
+  const auto at = p.hosts.find(key);
+  if (at == p.hosts.end()) return {.reason = "no such host endpoint"};
+  const auto& h = at->second;
+  const bool forwarded = traffic == HostTraffic::forwarded;
+  return ask(p, {with_inherited(p, h.labels, "", h.profiles), "", &h.profiles, forwarded}, direction, packet);
 }
 
 Judgement evaluate(const Policies& p, const Packet& packet) {

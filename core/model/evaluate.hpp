@@ -7,13 +7,12 @@
 ///   Judgement j = evaluate(p, packet);      // j.allowed, j.reason == "policy openstack/web ingress rule 2"
 ///
 /// Judges new connections of workload endpoints: egress at the source's endpoint, then ingress at the destination's; an
-/// address of no endpoint is outside and judged by nobody. What is no policy is not here: anti-spoofing, connection
-/// tracking, traffic with the host itself, protected ports.
+/// address of no endpoint is outside and judged by nobody. Host endpoints are asked by judge_host(): which of them has
+/// an interface is not the policies' to say. What is no policy is not here: anti-spoofing, connection tracking,
+/// failsafe ports, traffic of workloads with the host itself, protected ports.
 ///
-/// It knows tiers, Pass, Log, profiles, network sets and named ports; host endpoints it does not know yet, and of
-/// policies with doNotTrack or preDNAT only that workload endpoints are not asked them. Cost: all policies × endpoints
-/// for each packet.
-/// Thread: any, pure.
+/// It knows tiers, Pass, Log, profiles, network sets, named ports and host endpoints; policies with doNotTrack or
+/// preDNAT are asked of nobody. Cost: all policies × endpoints for each packet. Thread: any, pure.
 #include <map>
 #include <optional>
 #include <string>
@@ -48,9 +47,11 @@ struct Policies {
   };
   std::map<std::string, SetOfNets> network_sets;
 
-  /// A key of the datastore with its JSON, absent = gone: workload endpoints, network policies, network sets (both
-  /// kinds), tiers and profiles; other keys are ignored. Errors: invalid: the value cannot be read; what was there
-  /// under the key is gone.
+  std::map<std::string, HostEndpoint> hosts;
+
+  /// A key of the datastore with its JSON, absent = gone: workload and host endpoints, network policies, network sets
+  /// (both kinds), tiers and profiles; other keys are ignored. Errors: invalid: the value cannot be read; what was
+  /// there under the key is gone.
   [[nodiscard]] Status update(std::string_view key, std::optional<std::string_view> value);
 };
 
@@ -63,6 +64,12 @@ struct Judgement {
 /// What the endpoint under `endpoint_key` says. Not a key of `p`: refused.
 [[nodiscard]] Judgement judge(const Policies& p, const std::string& endpoint_key, Direction direction,
                               const Packet& packet);
+/// What passes between the host's processes and an interface, or through the host by this interface.
+enum class HostTraffic : std::uint8_t { local, forwarded };
+/// What the host endpoint under `key` says about a packet that comes in (ingress) or goes out by its interface. Not a
+/// key of `p`: refused.
+[[nodiscard]] Judgement judge_host(const Policies& p, const std::string& key, HostTraffic traffic, Direction direction,
+                                   const Packet& packet);
 /// Both ends. Of two endpoints with one address the first key is asked.
 [[nodiscard]] Judgement evaluate(const Policies& p, const Packet& packet);
 

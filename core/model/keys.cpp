@@ -117,6 +117,14 @@ std::string endpoint_status_key(std::string_view region, std::string_view ns, co
                      escape_segment(name.endpoint));
 }
 
+std::string host_endpoint_status_prefix(std::string_view host) {
+  return fmt::format("/calico/felix/v1/host/{}/endpoint/", escape_segment(host));
+}
+
+std::string host_endpoint_status_key(std::string_view host, std::string_view name) {
+  return host_endpoint_status_prefix(host) + escape_segment(name);
+}
+
 Result<EndpointStatusKey> parse_endpoint_status_key(std::string_view key) {
   auto bad = [&] { return fail(Errc::invalid, "'{}' is not an endpoint status key", shown(key)); };
   if (!key.starts_with(kFelixV2)) return bad();

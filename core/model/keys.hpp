@@ -22,6 +22,7 @@ inline constexpr std::string_view kTiers = "/calico/resources/v3/projectcalico.o
 inline constexpr std::string_view kProfiles = "/calico/resources/v3/projectcalico.org/profiles/";
 inline constexpr std::string_view kNetworkSets = "/calico/resources/v3/projectcalico.org/networksets/";
 inline constexpr std::string_view kGlobalNetworkSets = "/calico/resources/v3/projectcalico.org/globalnetworksets/";
+inline constexpr std::string_view kHostEndpoints = "/calico/resources/v3/projectcalico.org/hostendpoints/";
 inline constexpr std::string_view kNodes = "/calico/resources/v3/projectcalico.org/nodes/";
 inline constexpr std::string_view kFelixConfigurations = "/calico/resources/v3/projectcalico.org/felixconfigurations/";
 inline constexpr std::string_view kClusterInformation =
@@ -85,6 +86,9 @@ struct ResourceKey {
 /// The workload segment is "<ns>/<workload>" escaped, as upstream writes it.
 [[nodiscard]] std::string endpoint_status_key(std::string_view region, std::string_view ns,
                                               const WorkloadEndpointName& name);
+/// "/calico/felix/v1/host/<host>/endpoint/" and with a host endpoint's name.
+[[nodiscard]] std::string host_endpoint_status_prefix(std::string_view host);
+[[nodiscard]] std::string host_endpoint_status_key(std::string_view host, std::string_view name);
 struct EndpointStatusKey {
   std::string region;  ///< the path segment ("no-region", "region-east1")
   std::string host;

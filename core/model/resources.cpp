@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/model/keys.hpp"
 #include "core/model/readers.hpp"
 
 namespace calico::model {
@@ -71,6 +72,28 @@ std::vector<Prefix> read_networks(const Object& o, std::string_view key) {
   return out;
 }
 
+std::vector<NamedPort> read_named_ports(const Object& spec) {
+  std::vector<NamedPort> out;
+  spec.each_object("ports", [&](const Object& n) {
+    NamedPort p;
+    p.name = n.text("name");
+    if (const auto number = n.integer("port", 1, 65535)) p.port = static_cast<std::uint16_t>(*number);
+    if (const auto* v = n.find("protocol"))
+      if (auto protocol = read_value(n, n.at("protocol"), v->is_string() ? n.text("protocol") : json::serialize(*v),
+                                     parse_protocol))
+        p.protocol = *protocol;
+    if (p.name.empty() || p.port == 0) return n.bad(n.path(), "need name and port");
+    out.push_back(std::move(p));
+  });
+  return out;
+}
+
+json::array write_named_ports(const std::vector<NamedPort>& ports) {
+  json::array a;
+  for (const auto& p : ports) a.push_back(json::object{{"name", p.name}, {"protocol", p.protocol}, {"port", p.port}});
+  return a;
+}
+
 json::array write_networks(const std::vector<Prefix>& nets) {
   json::array a;
   for (const auto& p : nets) a.emplace_back(p.to_string());
@@ -107,17 +130,7 @@ Result<WorkloadEndpoint> parse_workload_endpoint(std::string_view text) {
       w.ip_nats.push_back({*in, *ex});
     });
     w.profiles = s.texts("profiles");
-    s.each_object("ports", [&](const Object& n) {
-      NamedPort p;
-      p.name = n.text("name");
-      if (const auto number = n.integer("port", 1, 65535)) p.port = static_cast<std::uint16_t>(*number);
-      if (const auto* v = n.find("protocol"))
-        if (auto protocol = read_value(n, n.at("protocol"), v->is_string() ? n.text("protocol") : json::serialize(*v),
-                                       parse_protocol))
-          p.protocol = *protocol;
-      if (p.name.empty() || p.port == 0) return n.bad(n.path(), "need name and port");
-      w.ports.push_back(std::move(p));
-    });
+    w.ports = read_named_ports(s);
     if (const auto* q = s.find("qosControls")) w.qos_controls_json = json::serialize(*q);
   });
 }
@@ -141,14 +154,44 @@ std::string to_json(const WorkloadEndpoint& w) {
     s["ipNATs"] = std::move(a);
   }
   if (!w.profiles.empty()) s["profiles"] = json::value_from(w.profiles);
-  if (!w.ports.empty()) {
-    json::array a;
-    for (const auto& p : w.ports)
-      a.push_back(json::object{{"name", p.name}, {"protocol", p.protocol}, {"port", p.port}});
-    s["ports"] = std::move(a);
-  }
+  if (!w.ports.empty()) s["ports"] = write_named_ports(w.ports);
   if (!w.qos_controls_json.empty()) s["qosControls"] = json::parse(w.qos_controls_json);
   return write_resource("WorkloadEndpoint", w.meta, std::move(s));
+}
+
+Result<HostEndpoint> parse_host_endpoint(std::string_view text) {
+  return read_document<HostEndpoint>(text, [](const Object& root, HostEndpoint& h) {
+    h.labels = read_metadata(root).labels;
+    const auto s = root.object("spec");
+    h.node = s.text("node");
+    h.interface_name = s.text("interfaceName");
+    for (const auto& ip : s.texts("expectedIPs"))
+      if (auto read = read_value(s, s.at("expectedIPs"), ip, Ip::parse)) h.expected_ips.push_back(*read);
+    h.profiles = s.texts("profiles");
+    h.ports = read_named_ports(s);
+    if (h.node.empty()) s.bad("spec.node", "missing");
+    if (h.interface_name.empty() && h.expected_ips.empty()) s.bad("spec.interfaceName", "need it, or expectedIPs");
+    if (!h.interface_name.empty() && h.interface_name != "*" &&
+        (!is_interface_name(h.interface_name) || h.interface_name.find('*') != std::string::npos))
+      s.bad("spec.interfaceName", "need the name of an interface or \"*\"");
+  });
+}
+
+std::string to_json(const std::string& name, const HostEndpoint& h) {
+  Metadata m;
+  m.name = name;
+  m.labels = h.labels;
+  json::object s;
+  s["node"] = h.node;
+  if (!h.interface_name.empty()) s["interfaceName"] = h.interface_name;
+  if (!h.expected_ips.empty()) {
+    json::array a;
+    for (const auto& ip : h.expected_ips) a.emplace_back(ip.to_string());
+    s["expectedIPs"] = std::move(a);
+  }
+  if (!h.profiles.empty()) s["profiles"] = json::value_from(h.profiles);
+  if (!h.ports.empty()) s["ports"] = write_named_ports(h.ports);
+  return write_resource("HostEndpoint", m, std::move(s));
 }
 
 Result<ClusterInformation> parse_cluster_information(std::string_view text) {

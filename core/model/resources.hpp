@@ -63,6 +63,21 @@ struct WorkloadEndpoint {
   std::string qos_controls_json;  ///< as found, "" when absent
   bool operator==(const WorkloadEndpoint&) const = default;
 };
+
+/// Interfaces of a node itself, which policies then police.
+struct HostEndpoint {
+  std::string node;
+  std::string interface_name;  ///< "*" = every interface but those of workloads; "" = those with one of expected_ips
+  std::vector<Ip> expected_ips;
+  Labels labels;
+  std::vector<std::string> profiles;
+  std::vector<NamedPort> ports;
+  bool operator==(const HostEndpoint&) const = default;
+};
+/// Errors: invalid; also one without a node, or with neither interfaceName nor expectedIPs.
+[[nodiscard]] Result<HostEndpoint> parse_host_endpoint(std::string_view json);
+[[nodiscard]] std::string to_json(const std::string& name, const HostEndpoint& hep);
+
 /// "10.1.2.0/28/32", the driver's spelling of an allowed pair that is a block, is read as 10.1.2.0/28.
 [[nodiscard]] Result<Prefix> parse_network(std::string_view text);
 [[nodiscard]] Result<WorkloadEndpoint> parse_workload_endpoint(std::string_view json);

@@ -76,6 +76,8 @@ std::string_view to_string(SetKind k) {
       return "interface, connections";
     case SetKind::group_verdict:
       return "group : chain";
+    case SetKind::if_verdict:
+      return "interface : chain";
   }
   return "?";
 }
@@ -114,6 +116,8 @@ std::string to_string(SetKind kind, const Element& e) {
       return fmt::format("{} {} burst {}", e.interface_name, e.rate, e.burst);
     case SetKind::group_verdict:
       return fmt::format("{} : {}", e.group, e.chain);
+    case SetKind::if_verdict:
+      return fmt::format("{} : {}", e.interface_name, e.chain);
   }
   return "?";
 }
@@ -177,6 +181,13 @@ std::string to_text(const Ruleset& r) {
     if (const auto q = to_string(p.qos); !q.empty()) out += fmt::format("  qos {}\n", q);
     if (p.gateway4) out += fmt::format("  gateway {}\n", *p.gateway4);
     if (p.gateway6) out += fmt::format("  gateway {}\n", *p.gateway6);
+    for (const auto& n : p.policies) out += fmt::format("  policy {}\n", n);
+    if (!p.error.empty()) out += fmt::format("  error {}\n", p.error);
+    for (const auto& n : p.notes) out += fmt::format("  note {}\n", n);
+  }
+  for (const auto& [key, p] : r.hosts) {
+    out += fmt::format("host endpoint {}\n", p.name);
+    for (const auto& n : p.interfaces) out += fmt::format("  interface {}\n", n);
     for (const auto& n : p.policies) out += fmt::format("  policy {}\n", n);
     if (!p.error.empty()) out += fmt::format("  error {}\n", p.error);
     for (const auto& n : p.notes) out += fmt::format("  note {}\n", n);

@@ -8,6 +8,11 @@
 /// each policy, then of each profile, and ends in drop. Allow is accept: egress and ingress are judged in two hooks, so
 /// accept ends one judgement. Pass goes to what follows its tier: a policy with a Pass rule is written into the class's
 /// own chain, and what follows is the chain "in-<group>-2" (then -3, …), entered by goto: nothing ever comes back.
+///
+/// Host endpoints have the same chains under their own names, and maps from the interface instead of its group:
+/// "hosts-in", "hosts-out", "hosts-fwd-in", "hosts-fwd-out". The chains "hosts-pass" (accept), "any-in", "any-out",
+/// "any-fwd-in" and "any-fwd-out" are always there; they go to the endpoint of all other interfaces, or are empty: then
+/// all passes.
 #include <compare>
 #include <cstdint>
 #include <map>
@@ -50,6 +55,7 @@ enum class SetKind : std::uint8_t {
   if_bytes,        ///< interface with its limit of bytes a second
   if_connections,  ///< interface with its limit of connections
   group_verdict,   ///< map: device group to the chain to go to
+  if_verdict,      ///< map: interface to the chain to go to
 };
 [[nodiscard]] std::string_view to_string(SetKind k);
 
@@ -135,10 +141,23 @@ struct EndpointPlan {
   bool operator==(const EndpointPlan&) const = default;
 };
 
+/// What one host endpoint of this host gets. Its chains: "hep-in/<name>" and "hep-out/<name>" for traffic with the host
+/// itself, "hep-fwd-in/<name>" and "hep-fwd-out/<name>" for what is forwarded; each may have followers ("…/2").
+struct HostPlan {
+  std::string name;
+  std::vector<std::string> interfaces;  ///< it polices; "*" = all that no other does
+  std::vector<std::string> chains;      ///< the first ones
+  std::vector<std::string> policies;    ///< names, in the order they are asked
+  std::string error;                    ///< why it polices nothing, or refuses all; empty = enforced as written
+  std::vector<std::string> notes;
+  bool operator==(const HostPlan&) const = default;
+};
+
 struct Ruleset {
   std::map<std::string, ChainRules> chains;
   std::map<std::string, SetContent> sets;
   std::map<std::string, EndpointPlan> endpoints;  ///< by key
+  std::map<std::string, HostPlan> hosts;          ///< host endpoints of this host, by key
   bool operator==(const Ruleset&) const = default;
 };
 /// The whole value as text, ordered: what golden tests compare.
@@ -155,8 +174,10 @@ struct RulesetDelta {
   std::set<std::string> sets_gone;
   std::map<std::string, SetDelta> elements;
   std::set<std::string> endpoints;
+  std::set<std::string> hosts;
   bool empty() const {
-    return chains.empty() && sets_made.empty() && sets_gone.empty() && elements.empty() && endpoints.empty();
+    return chains.empty() && sets_made.empty() && sets_gone.empty() && elements.empty() && endpoints.empty() &&
+           hosts.empty();
   }
 };
 

@@ -1,5 +1,7 @@
 #include "core/model/walk.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace calico::model {
@@ -106,6 +108,16 @@ bool Walk::allowed(const EndpointPlan& plan, Direction direction, const Packet& 
   const auto it = map->second.elements.lower_bound(probe);
   if (it == map->second.elements.end() || it->group != plan.group) return false;
   return chain(it->chain, packet, 0).value_or(false);
+}
+
+bool Walk::allowed_host(const std::string& interface, HostTraffic traffic, Direction direction,
+                        const Packet& packet) const {
+  const auto way = fmt::format("{}{}", traffic == HostTraffic::forwarded ? "fwd-" : "",
+                               direction == Direction::ingress ? "in" : "out");
+  if (const auto map = r_.sets.find("hosts-" + way); map != r_.sets.end())
+    for (const auto& e : map->second.elements)
+      if (e.interface_name == interface) return chain(e.chain, packet, 0).value_or(false);
+  return chain("any-" + way, packet, 0).value_or(true);
 }
 
 }  // namespace calico::model

@@ -22,6 +22,8 @@ class Walk {
   explicit Walk(const Ruleset& ruleset) : r_(ruleset) {}
   /// An endpoint that is closed allows nothing.
   bool allowed(const EndpointPlan& plan, Direction direction, const Packet& packet) const;
+  /// What the host endpoint that polices `interface`, or the one of all others, says; nobody there allows.
+  bool allowed_host(const std::string& interface, HostTraffic traffic, Direction direction, const Packet& packet) const;
 
  private:
   bool in_addresses(const std::string& set, const Ip& ip) const;

@@ -82,6 +82,7 @@ class RandomPolicies {
         model::Profile p;
         if (one_in(2)) p.labels_to_apply[any<std::string>({"a", "b"})] = "x";
         if (one_in(3)) p.labels_to_apply["pcns.a"] = "y";
+        if (one_in(4)) p.labels_to_apply[std::string(model::kLabelNamespace)] = "openstack";
         p.ingress = rules();
         p.egress = rules();
         out[fmt::format("{}{}", model::kProfiles, profile)] = to_json(profile, p);
@@ -97,6 +98,23 @@ class RandomPolicies {
                      : fmt::format("{}{}/{}", model::kNetworkSets, ns, called)] = to_json(ns, called, s);
     }
     return out;
+  }
+
+  /// Host endpoints beside them, of this host and another, some of the same interface.
+  void add_hosts(Content& out) {
+    for (const auto* called : {"h1", "h2", "h3"}) {
+      if (one_in(2)) continue;
+      model::HostEndpoint h;
+      h.node = one_in(5) ? "g" : "h";
+      h.interface_name = any<std::string>({"", "*", "eth0", "eth1"});
+      h.expected_ips = {*Ip::parse(address(true, 1 + below(8))), *Ip::parse(address(false, 1 + below(8)))};
+      if (one_in(2)) h.labels["a"] = any<std::string>({"x", "y"});
+      if (one_in(2)) h.labels["b"] = any<std::string>({"x", "y", "xy"});
+      if (one_in(4)) h.labels[std::string(model::kLabelNamespace)] = "openstack";
+      if (one_in(2)) h.profiles = any<std::vector<std::string>>({{"one"}, {"two", "one"}, {"one", "missing"}});
+      if (one_in(2)) h.ports.push_back({"http", 6, 80});
+      out[fmt::format("{}{}", model::kHostEndpoints, called)] = to_json(called, h);
+    }
   }
 
   /// `real`: one that conntrack begins a connection with; no echo reply without a request, no ICMP of the other family.
@@ -144,7 +162,7 @@ class RandomPolicies {
 
   model::NetworkPolicy policy(const std::string& called) {
     model::NetworkPolicy p;
-    p.global = one_in(4);
+    p.global = one_in(2);
     p.meta.name = called;
     if (!p.global) p.meta.ns = one_in(6) ? "other" : "openstack";
     p.tier = any<std::string>({"default", "default", "first", "second", "unknown"});
@@ -153,6 +171,7 @@ class RandomPolicies {
     if (one_in(2)) p.order = below(3);
     if (one_in(4)) (one_in(2) ? p.ingress_type : p.egress_type) = false;
     if (one_in(12)) (one_in(2) ? p.do_not_track : p.pre_dnat) = true;
+    p.apply_on_forward = p.do_not_track || p.pre_dnat || one_in(3);
     p.ingress = rules();
     p.egress = rules();
     return p;

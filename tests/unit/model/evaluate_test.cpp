@@ -134,16 +134,24 @@ TEST(Evaluate, CompilerAgreesOnTenThousandRandomSets) {
   const std::uint64_t seed = test::random_seed();
   RecordProperty("seed", std::to_string(seed));
   test::RandomPolicies random(seed);
+  const std::vector<HostInterface> interfaces = {{"eth0", {*Ip::parse("10.0.0.1"), *Ip::parse("fd00::2")}},
+                                                 {"eth1", {*Ip::parse("10.0.0.3")}},
+                                                 {"eth2", {*Ip::parse("10.0.0.4"), *Ip::parse("fd00::5")}}};
   std::size_t allowed = 0;
   std::size_t refused = 0;
+  std::size_t host_allowed = 0, host_refused = 0;
+  std::size_t through = 0, not_through = 0;
   for (int round = 0; round < 10000; ++round) {
-    const auto final = random.world();
+    auto final = random.world();
+    random.add_hosts(final);
     std::vector<std::pair<std::string, std::string>> content(final.begin(), final.end());
     std::shuffle(content.begin(), content.end(), random.g);
     Policies policies;
     Compiler compiler({.host = "h"});
+    compiler.set_host_interfaces(interfaces);
     if (random.one_in(2)) {  // another past, which may leave no trace
-      const auto past = random.world();
+      auto past = random.world();
+      random.add_hosts(past);
       for (const auto& [key, value] : past) compiler.update(key, value);
       compiler.flush();
       for (const auto& [key, value] : past)
@@ -162,31 +170,49 @@ TEST(Evaluate, CompilerAgreesOnTenThousandRandomSets) {
     ASSERT_TRUE(compiler.faults().empty()) << compiler.faults().begin()->second;
     if (round % 4 == 0) {
       Compiler fresh({.host = "h"});
+      fresh.set_host_interfaces(interfaces);
       for (const auto& [key, value] : content) fresh.update(key, value);
       fresh.flush();
       ASSERT_EQ(to_text(compiler.ruleset()), to_text(fresh.ruleset())) << "seed " << seed << " round " << round;
     }
     const Walk kernel(compiler.ruleset());
     ASSERT_EQ(left_over(compiler.ruleset()), "");
+    const auto compare = [&](bool got, const Judgement& j, const std::string& where, Direction d, const Packet& p) {
+      std::string all;
+      if (got != j.allowed)
+        for (const auto& [k, v] : content) all += k + " " + v + "\n";
+      ASSERT_EQ(got, j.allowed) << "seed " << seed << " round " << round << " " << where << " "
+                                << (d == Direction::ingress ? "ingress " : "egress ") << p.src.to_string() << " > "
+                                << p.dst.to_string() << " protocol " << int{p.protocol} << " ports " << p.src_port
+                                << " " << p.dst_port << " evaluator: " << j.reason << "\n"
+                                << all << to_text(compiler.ruleset());
+    };
     ASSERT_EQ(compiler.ruleset().endpoints.size(), 3U);
     for (const auto& [key, plan] : compiler.ruleset().endpoints)
       for (const auto d : {Direction::ingress, Direction::egress}) {
         const auto p = random.packet();
         const auto j = judge(policies, key, d, p);
         ++(j.allowed ? allowed : refused);
-        if (kernel.allowed(plan, d, p) == j.allowed) continue;
-        std::string all;
-        for (const auto& [k, v] : content) all += k + " " + v + "\n";
-        FAIL() << "seed " << seed << " round " << round << " " << key << " "
-               << (d == Direction::ingress ? "ingress " : "egress ") << p.src.to_string() << " > " << p.dst.to_string()
-               << " protocol " << int{p.protocol} << " ports " << p.src_port << " " << p.dst_port
-               << " evaluator: " << j.allowed << " " << j.reason << "\n"
-               << all << to_text(compiler.ruleset());
+        ASSERT_NO_FATAL_FAILURE(compare(kernel.allowed(plan, d, p), j, key, d, p));
       }
+    for (const auto& [key, plan] : compiler.ruleset().hosts)
+      for (const auto& interface : plan.interfaces)
+        for (const auto d : {Direction::ingress, Direction::egress})
+          for (const auto traffic : {HostTraffic::local, HostTraffic::forwarded}) {
+            const auto p = random.packet();
+            const auto j = judge_host(policies, key, traffic, d, p);
+            ++(traffic == HostTraffic::local ? (j.allowed ? host_allowed : host_refused)
+                                             : (j.allowed ? through : not_through));
+            ASSERT_NO_FATAL_FAILURE(compare(kernel.allowed_host(interface == "*" ? "eth9" : interface, traffic, d, p),
+                                            j, plan.name + " on " + interface, d, p));
+          }
   }
   std::printf("%zu allowed, %zu refused\n", allowed, refused);
   EXPECT_GT(allowed, 6000U);
   EXPECT_GT(refused, 6000U);
+  std::printf("host endpoints: %zu allowed, %zu refused; forwarded: %zu allowed, %zu refused\n", host_allowed,
+              host_refused, through, not_through);
+  for (const auto n : {host_allowed, host_refused, through, not_through}) EXPECT_GT(n, 1000U);
 }
 
 }  // namespace

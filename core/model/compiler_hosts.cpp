@@ -1,0 +1,223 @@
+/// Compiler: the host endpoints of this host: which interface is whose, and what is asked there.
+#include <algorithm>
+
+#include "core/model/compiler_impl.hpp"
+
+namespace calico::model {
+namespace {
+
+constexpr std::string_view kWays[] = {"in", "out", "fwd-in", "fwd-out"};
+const std::string kEvery = "*";
+const std::string kLoopback = "lo";
+const std::string kPass = "hosts-pass";
+
+std::string set_of(std::string_view way) { return fmt::format("hosts-{}", way); }
+std::string any_of(std::string_view way) { return fmt::format("any-{}", way); }
+
+ChainRules only(Verdict v, std::string target = {}) {
+  MatchRule m;
+  m.verdict = v;
+  m.target = std::move(target);
+  return {std::move(m)};
+}
+
+}  // namespace
+
+void Compiler::Impl::update_host(const std::string& name, const std::string& key,
+                                 std::optional<std::string_view> value) {
+  faults.erase(key);
+  auto it = hosts.find(key);
+  const auto forget = [&] {
+    forget_item(it->second.id);
+    locals.erase(it->second.id);
+    if (local_host_keys.erase(it->second.id)) dirty_hosts = true;
+    hosts.erase(it);
+  };
+  if (!value) {
+    if (it != hosts.end()) forget();
+    return;
+  }
+  auto hep = parse_host_endpoint(*value);
+  if (!hep) {
+    faults[key] = hep.error().what;
+    if (it == hosts.end()) return;
+    // Closing it would take the host from its operator for a slip of the pen; opening it, policy from the host.
+    it->second.fault = hep.error().what;
+    dirty_hosts = dirty_hosts || it->second.local;
+    return;
+  }
+  const bool local = hep->node == options.host;
+  if (it != hosts.end() && it->second.local != local) {
+    forget();
+    it = hosts.end();
+  }
+  if (it == hosts.end()) {
+    it = hosts.try_emplace(key).first;
+    it->second.id = next_id++;
+    it->second.name = name;
+    it->second.local = local;
+    if (local) {
+      locals.insert(it->second.id);
+      local_host_keys.emplace(it->second.id, key);
+    }
+  }
+  auto& h = it->second;
+  h.fault.clear();
+  h.hep = std::move(*hep);
+  Member m;
+  for (const auto& ip : h.hep.expected_ips) m.nets.push_back(Prefix::host(ip));
+  m.ports = h.hep.ports;
+  set_member(h.id, std::move(m));
+  auto labels = h.hep.labels;
+  labels.erase(std::string(kLabelNamespace));  // it is in none
+  set_labels(h.id, std::move(labels), h.hep.profiles);
+  dirty_hosts = dirty_hosts || local;
+}
+
+std::map<std::string, std::vector<std::string>> Compiler::Impl::interfaces_of_hosts(
+    std::map<std::string, HostPlan>& plans) const {
+  const auto of_workloads = [&](const std::string& name) {
+    return std::any_of(options.interface_prefixes.begin(), options.interface_prefixes.end(),
+                       [&](const auto& x) { return !x.empty() && name.starts_with(x); });
+  };
+  std::map<std::string, std::string> owner;  // interface → key
+  std::map<std::string, std::vector<std::string>> out;
+  for (auto& [key, p] : plans) {  // by key, so by name
+    const auto& hep = hosts.at(key).hep;
+    std::vector<std::string> wanted;
+    if (!hep.interface_name.empty()) {
+      // Whether it is there or not: one that comes is policed from its first packet.
+      if (!of_workloads(hep.interface_name)) wanted.push_back(hep.interface_name);
+    } else {
+      for (const auto& i : host_interfaces)
+        if (!of_workloads(i.name) && std::any_of(i.addresses.begin(), i.addresses.end(), [&](const Ip& ip) {
+              return std::find(hep.expected_ips.begin(), hep.expected_ips.end(), ip) != hep.expected_ips.end();
+            }))
+          wanted.push_back(i.name);
+    }
+    auto& have = out[key];
+    for (const auto& i : wanted) {
+      const auto [at, mine] = owner.try_emplace(i, key);
+      if (mine)
+        have.push_back(i);
+      else
+        p.notes.push_back(fmt::format("interface {} is host endpoint {}'s", i, plans.at(at->second).name));
+    }
+    if (!have.empty()) continue;
+    if (!p.notes.empty())
+      p.error = std::exchange(p.notes, {}).front();
+    else if (hep.interface_name.empty())
+      p.error = "no interface has one of its expectedIPs";
+    else
+      p.error = fmt::format("interface {} belongs to endpoints; left alone", hep.interface_name);
+  }
+  return out;
+}
+
+void Compiler::Impl::plan_host(const Host& h, HostPlan& p, std::map<std::string, int>& chains) {
+  auto local = questions_of(h.policies, h.hep.profiles, false);
+  auto forwarded = questions_of(h.policies, {}, true);
+  bool closed_forward = false;
+  const auto bad = [&](const Policy& x, std::string_view what) {
+    closed_forward = closed_forward || x.body.apply_on_forward;
+    if (p.error.empty()) p.error = fmt::format("policy {}: {}", x.title, what);
+  };
+  for (const auto id : h.policies) {
+    const auto& x = policies.at(id);
+    if (!x.body.do_not_track && !x.body.pre_dnat) {
+      if (!x.body.fault.empty()) bad(x, x.body.fault);
+    } else {
+      p.notes.push_back(fmt::format("policy {} is not asked: {} is not supported", x.title,
+                                    x.body.pre_dnat ? "preDNAT" : "doNotTrack"));
+    }
+  }
+  for (const auto& tier : local.tiers)
+    for (const auto& key : tier.policies) p.policies.push_back(policies.at(policy_ids.at(key)).title);
+  if (local.tiers.size() > kMaxTiers && p.error.empty()) {
+    p.error = fmt::format("{} tiers select it: at most {}", local.tiers.size(), kMaxTiers);
+    closed_forward = closed_forward || forwarded.tiers.size() > kMaxTiers;
+  }
+  for (const auto& name : h.hep.profiles)
+    if (const auto it = profiles.find(name); it == profiles.end() || !it->second.present)
+      p.notes.push_back(fmt::format("profile {} is missing: what reaches it is refused", quoted(name)));
+  const bool closed = !p.error.empty();
+  if (closed) p.error += "; refuses all but failsafe ports";
+  const auto title = chain_title(h.name);
+  for (const auto& way : kWays) {
+    const bool forward = way.starts_with("fwd-");
+    const bool ingress = way.ends_with("in");
+    const auto first = fmt::format("hep-{}/{}", way, title);
+    int& count = chains[first];
+    if (forward ? closed_forward : closed) {
+      put_chain(first, only(Verdict::drop));
+      count = 1;
+    } else {
+      count = put_questions(forward ? forwarded : local, ingress, !forward,
+                            [&](int n) { return n == 1 ? first : fmt::format("{}/{}", first, n); });
+    }
+  }
+}
+
+void Compiler::Impl::settle_hosts() {
+  if (!std::exchange(dirty_hosts, false)) return;
+  std::map<std::string, HostPlan> plans;
+  for (const auto& [id, key] : local_host_keys) {
+    auto& p = plans[key];
+    p.name = hosts.at(key).name;
+  }
+  auto interfaces = interfaces_of_hosts(plans);
+  std::map<std::string, int> chains;
+  std::map<std::string, std::set<Element>> elements;  // by way
+  std::map<std::string, ChainRules> any;
+  for (auto& [key, p] : plans) {
+    const auto& h = hosts.at(key);
+    p.interfaces = interfaces.at(key);
+    if (!h.fault.empty())
+      p.notes.push_back(fmt::format("its last value cannot be read, the former stands: {}", h.fault));
+    if (p.interfaces.empty()) continue;
+    std::map<std::string, int> mine;
+    plan_host(h, p, mine);
+    for (const auto& [first, count] : mine) {
+      if (count > 0) p.chains.push_back(first);
+      const auto way = first.substr(4, first.find('/') - 4);
+      for (const auto& name : p.interfaces) {
+        if (name != kEvery)
+          elements[way].insert({.interface_name = name, .chain = count == 0 ? kPass : first});
+        else if (count != 0)
+          any[way] = only(Verdict::go, first);
+      }
+    }
+    chains.merge(mine);
+  }
+  for (const auto& each : kWays) {
+    const std::string way(each);
+    const auto set = set_of(way);
+    auto& want = elements[way];
+    const bool every = any.contains(way);
+    // What the host says to itself is its own affair, unless an endpoint names the loopback.
+    if (every && !way.starts_with("fwd-") &&
+        std::none_of(want.begin(), want.end(), [](const Element& e) { return e.interface_name == kLoopback; }))
+      want.insert({.interface_name = kLoopback, .chain = kPass});
+    // An interface where nothing is asked needs an element only to be kept from what the others are asked.
+    if (!every) std::erase_if(want, [](const Element& e) { return e.chain == kPass; });
+    std::vector<Element> gone;
+    for (const auto& e : ruleset.sets.at(set).elements)
+      if (!want.contains(e)) gone.push_back(e);
+    for (const auto& e : gone) drop_element(set, e);
+    for (const auto& e : want) add_element(set, e);
+    put_chain(any_of(way), any[way]);
+  }
+  const auto name_of = [](const std::string& first, int n) { return n == 1 ? first : fmt::format("{}/{}", first, n); };
+  for (const auto& [first, had] : host_chains) {
+    const auto it = chains.find(first);
+    for (int n = (it == chains.end() ? 0 : it->second) + 1; n <= had; ++n) drop_chain(name_of(first, n));
+  }
+  host_chains = std::move(chains);
+  for (const auto& [key, p] : ruleset.hosts)
+    if (!plans.contains(key)) delta.hosts.insert(key);
+  for (const auto& [key, p] : plans)
+    if (const auto it = ruleset.hosts.find(key); it == ruleset.hosts.end() || it->second != p) delta.hosts.insert(key);
+  ruleset.hosts = std::move(plans);
+}
+
+}  // namespace calico::model
