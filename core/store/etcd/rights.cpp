@@ -7,6 +7,8 @@ namespace {
 
 constexpr std::string_view kAll = "/calico/";
 constexpr std::string_view kFelix = "/calico/felix/v2/";
+constexpr std::string_view kFelixHost = "/calico/felix/v1/host/";
+constexpr std::string_view kEndpoint = "/endpoint/";
 constexpr std::string_view kHost = "/host/";
 constexpr std::string_view kNodes = "/calico/resources/v3/projectcalico.org/nodes/";
 constexpr std::size_t kNameBytes = 253;  // of a host, RFC 1035 2.3.4
@@ -34,8 +36,14 @@ bool below(std::string_view prefix, std::string_view key, std::string_view range
   return range_end > key && range_end <= prefix_end(prefix);
 }
 
-/// "/calico/felix/v2/<region>/host/<name>/", when `key` begins with one for this name; else empty.
+/// "/calico/felix/v2/<region>/host/<name>/" or "/calico/felix/v1/host/<name>/endpoint/", when `key` begins with one for
+/// this name; else empty.
 std::string_view own_prefix(std::string_view key, std::string_view name) {
+  if (key.starts_with(kFelixHost)) {
+    const auto rest = key.substr(kFelixHost.size());
+    const bool own = rest.starts_with(name) && rest.substr(name.size()).starts_with(kEndpoint);
+    return own ? key.substr(0, kFelixHost.size() + name.size() + kEndpoint.size()) : std::string_view();
+  }
   if (!key.starts_with(kFelix)) return {};
   const auto slash = key.find('/', kFelix.size());
   if (slash == key.npos || !region_string(key.substr(kFelix.size(), slash - kFelix.size()))) return {};

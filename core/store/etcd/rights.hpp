@@ -1,6 +1,7 @@
 #pragma once
 /// What a client of the gateway may do with keys, by the name in its certificate: pure functions, the whole rule in one
-/// place. A node reads below /calico/ and writes below /calico/felix/v2/<region>/host/<its name>/ and its one key
+/// place. A node reads below /calico/ and writes below /calico/felix/v2/<region>/host/<its name>/ and
+/// /calico/felix/v1/host/<its name>/endpoint/ (states of its host endpoints), and its one key
 /// /calico/resources/v3/projectcalico.org/nodes/<its name>. An administrator ([datastore] admins) may everything.
 ///
 /// Keys are bytes: nothing in them is decoded or resolved ("%2f" and ".." are text), so a key is below a prefix exactly

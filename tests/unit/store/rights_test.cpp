@@ -111,6 +111,14 @@ TEST(Rights, ANodeWritesItsOwnOnly) {
            {own + "../node-2/status", "", true},  // text like any other: still below the own prefix
            {own + kZero, "", true},
            {"/calico/felix/v2/region-east1/host/node-1/status", "", true},
+           {"/calico/felix/v1/host/node-1/endpoint/eth0", "", true},
+           {"/calico/felix/v1/host/node-1/endpoint/", "/calico/felix/v1/host/node-1/endpoint0", true},
+           {"/calico/felix/v1/host/node-1/endpoint/", "/calico/felix/v1/host/node-1/f", false},
+           {"/calico/felix/v1/host/node-1/", "/calico/felix/v1/host/node-10", false},
+           {"/calico/felix/v1/host/node-1/workload/x", "", false},
+           {"/calico/felix/v1/host/node-2/endpoint/eth0", "", false},
+           {"/calico/felix/v1/host/node-11/endpoint/eth0", "", false},
+           {"/calico/felix/v1/host//endpoint/eth0", "", false},
            {kNodes + "node-1", "", true},
            {kNodes + "node-1", kNodes + "node-1" + kZero, true},
            // a neighbour whose name begins alike
