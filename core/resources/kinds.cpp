@@ -34,9 +34,9 @@ Status enforceable(const json::object& r, bool global) {
   auto p = model::parse_network_policy(json::serialize(r), global);
   if (!p) return tl::unexpected(p.error());
   if (!p->fault.empty()) return fail(Errc::invalid, "{}", p->fault);
-  // Felix asks workload endpoints nothing of these; better said here than found missing.
-  if (p->do_not_track) return fail(Errc::unsupported, "spec.doNotTrack: not supported (host endpoints)");
-  if (p->pre_dnat) return fail(Errc::unsupported, "spec.preDNAT: not supported (host endpoints)");
+  // Felix does not ask them of host endpoints yet; better said here than found missing.
+  if (p->do_not_track) return fail(Errc::unsupported, "spec.doNotTrack: not supported yet");
+  if (p->pre_dnat) return fail(Errc::unsupported, "spec.preDNAT: not supported yet");
   return {};
 }
 Status check_network_policy(const json::object& r) { return enforceable(r, false); }
@@ -68,16 +68,7 @@ Status check_workload_endpoint(const json::object& r) {
   return {};
 }
 
-Status check_host_endpoint(const json::object& r) {
-  const auto& s = object_at(r, "spec");
-  const auto interface = text_at(s, "interfaceName");
-  const auto* ips = at(s, "expectedIPs").if_array();
-  if (interface.empty() && (!ips || ips->empty()))
-    return fail(Errc::invalid, "spec.interfaceName: need it, or expectedIPs, or both");
-  if (!interface.empty() && interface != "*" && !model::is_interface_name(interface))
-    return fail(Errc::invalid, "spec.interfaceName: need the name of an interface or \"*\"");
-  return {};
-}
+Status check_host_endpoint(const json::object& r) { return parsed(model::parse_host_endpoint, r); }
 
 Status check_node(const json::object& r) { return parsed(model::parse_node, r); }
 Status check_bgp_configuration(const json::object& r) { return parsed(model::parse_bgp_configuration, r); }
@@ -172,7 +163,7 @@ const std::array kTable{
          kFelixColumns, check_felix_configuration},
     Kind{"ClusterInformation", "clusterinformations", kInfo, false, true, nullptr, fields::cluster_information,
          kInfoColumns, nullptr},
-    Kind{"HostEndpoint", "hostendpoints", kHep, false, false, kNotYet, fields::host_endpoint, kHepColumns,
+    Kind{"HostEndpoint", "hostendpoints", kHep, false, false, nullptr, fields::host_endpoint, kHepColumns,
          check_host_endpoint},
     Kind{"Profile", "profiles", kProf, false, false, nullptr, fields::profile, kNameOnly, check_profile},
     Kind{"IPPool", "ippools", kPool, false, false, kNotYet, fields::ip_pool, kPoolColumns, check_ip_pool},
