@@ -22,6 +22,7 @@
 #include "core/nft/connection.hpp"
 #include "modules/felix/firewall.hpp"
 #include "modules/felix/flows.hpp"
+#include "modules/felix/hosts.hpp"
 #include "modules/felix/listener.hpp"
 #include "modules/felix/measures.hpp"
 #include "modules/felix/migration.hpp"
@@ -34,9 +35,15 @@ using namespace std::chrono_literals;
 namespace json = boost::json;
 
 /// What the compiler reads.
-constexpr std::string_view kIntent[] = {
-    model::kWorkloadEndpoints, model::kNetworkPolicies, model::kGlobalNetworkPolicies, model::kTiers,
-    model::kProfiles,          model::kNetworkSets,     model::kGlobalNetworkSets,     model::kNodes};
+constexpr std::string_view kIntent[] = {model::kWorkloadEndpoints,
+                                        model::kNetworkPolicies,
+                                        model::kGlobalNetworkPolicies,
+                                        model::kTiers,
+                                        model::kProfiles,
+                                        model::kNetworkSets,
+                                        model::kGlobalNetworkSets,
+                                        model::kHostEndpoints,
+                                        model::kNodes};
 
 std::int64_t now_us() {
   return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch())
@@ -163,7 +170,10 @@ struct Engine::Impl {
       if (hooks.configured) hooks.configured(settings);
       if (auto ok = taps->load(); !ok) return wrap(ok.error(), "felix");
       tasks->spawn("heartbeat", [this]() { return heartbeat(); });
-      if (settings.endpoint_reporting) report.claim(model::endpoint_status_prefix(settings.region, node));
+      if (settings.endpoint_reporting) {
+        report.claim(model::endpoint_status_prefix(settings.region, node));
+        report.claim(host_status.prefix());
+      }
       std::vector<std::string> prefixes{std::string(model::kFelixConfigurations), std::string(model::kLiveMigrations)};
       for (const auto& prefix : kIntent) prefixes.emplace_back(prefix);
       subscription = view.watch(prefixes, loop.executor(), [this](const sync::Batch& b) { on_batch(b); });
@@ -235,6 +245,7 @@ struct Engine::Impl {
     if (anew) {
       compiler = fresh_compiler();
       compiler.set_host_addresses(host_addresses);
+      compiler.set_host_interfaces(host_interfaces);
       for (const auto& prefix : kIntent)
         for (const auto& kv : view.range(prefix)) compiler.update(kv.key, kv.value);
       everything = true;
@@ -317,7 +328,7 @@ struct Engine::Impl {
     loop.post([this] { apply(); });
   }
   void schedule_if_due() {
-    if (taps->pending() || taps->changed()) schedule();
+    if (taps->pending() || taps->changed() || taps->host_interfaces_changed()) schedule();
   }
 
   void retry_later() {
@@ -357,6 +368,7 @@ struct Engine::Impl {
       if (auto ok = taps->load(); !ok) return failed(ok.error(), reload_taps);
     }
     if (taps->take_host_addresses(host_addresses)) compiler.set_host_addresses(host_addresses);
+    if (taps->take_host_interfaces(host_interfaces)) compiler.set_host_interfaces(host_interfaces);
     const auto begin = std::chrono::steady_clock::now();
     auto delta = compiler.flush();
     if (!delta.empty()) measures.calculate.observe(seconds_since(begin));
@@ -430,13 +442,16 @@ struct Engine::Impl {
     flows->forget(taps->take_leaving());
     flows->applied();
     report_endpoints(touched);
+    report_hosts();
     measure(begin, firewall->commits() != commits_before || !delta.empty());
     if (taps->pending())
       retry_later();  // an interface came or refused something between
     else
       retry_after = 100ms;
-    if (settings.endpoint_reporting && !std::exchange(settled, true))
+    if (settings.endpoint_reporting && !std::exchange(settled, true)) {
       report.settled(model::endpoint_status_prefix(settings.region, node));
+      report.settled(host_status.prefix());
+    }
     say_programmed();
     announce_ready();
   }
@@ -604,6 +619,18 @@ struct Engine::Impl {
     }
   }
 
+  /// Host endpoints, of which there are few.
+  void report_hosts() {
+    if (!settings.endpoint_reporting) return host_status.forget();
+    host_status.report(
+        compiler.ruleset(),
+        [this](const std::string& interface) {
+          const auto s = taps->link_state(interface);
+          return HostStatus::Link{s.present, s.running};
+        },
+        [this](const model::HostPlan& p) { return firewall->fault_in(p.chains); });
+  }
+
   awaitable<void> heartbeat() {
     bool going = true;
     while (going) {
@@ -689,6 +716,16 @@ struct Engine::Impl {
       endpoints.push_back(std::move(o));
     }
     const auto c = compiler.counts();
+    json::array hosts;
+    for (const auto& [key, p] : compiler.ruleset().hosts) {
+      const auto fault = firewall->fault_in(p.chains);
+      hosts.push_back(json::object{{"name", p.name},
+                                   {"interfaces", json::value_from(p.interfaces)},
+                                   {"policies", json::value_from(p.policies)},
+                                   {"status", std::string(model::to_string(host_status.state_of(key)))},
+                                   {"error", p.error.empty() ? fault : p.error},
+                                   {"notes", json::value_from(p.notes)}});
+    }
     json::object faults, refused;
     for (const auto& [key, what] : compiler.faults()) faults[key] = what;
     for (const auto& [name, what] : firewall->refused()) refused[name] = what;
@@ -705,6 +742,7 @@ struct Engine::Impl {
                                                                 {"classes", c.classes},
                                                                 {"selector_sets", c.selector_sets},
                                                                 {"nodes", c.nodes}}},
+                                        {"host_endpoints", std::move(hosts)},
                                         {"faults", std::move(faults)},
                                         {"refused", std::move(refused)},
                                         {"nft", json::object{{"commits", firewall->commits()},
@@ -742,6 +780,8 @@ struct Engine::Impl {
 
   sync::SyncState sync_state;
   std::vector<Ip> host_addresses;
+  std::vector<model::HostInterface> host_interfaces;
+  HostStatus host_status{node, report};
   Migrations migrations{node};
   std::map<std::string, Listener> listeners;  // by endpoint
   bool migration_timer = false;

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <utility>
 
+#include "modules/felix/hosts.hpp"
+
 namespace calico::felix {
 namespace {
 
@@ -25,8 +27,13 @@ std::string interface_of(const nft::Element& e) {
   return {name, strnlen(name, b.size())};
 }
 
-/// Of the model's: "in-<group>" and "out-<group>".
-bool is_class_chain(const std::string& name) { return name.starts_with("in-") || name.starts_with("out-"); }
+/// Of the model's: "in-<group>" and "out-<group>", and those of host endpoints.
+bool is_class_chain(const std::string& name) {
+  return name.starts_with("in-") || name.starts_with("out-") || name.starts_with("hep-");
+}
+
+/// "any-in" and so on: they only lead to the chain of a host endpoint.
+bool is_lead(const std::string& name) { return name.starts_with("any-"); }
 
 }  // namespace
 
@@ -35,9 +42,10 @@ Firewall::Firewall(nft::Connection connection) : nft_(std::move(connection)) {}
 // ---- desired ----
 
 void Firewall::configure(const Settings& settings) {
+  prefixes_ = settings.interface_prefixes;
   auto before = std::exchange(static_, {});
   for (auto& c : static_chains(settings)) put_static(std::move(c));
-  for (auto& c : extra_chains(extra_)) put_static(std::move(c));
+  for (auto& c : extra_chains(extra_, prefixes_)) put_static(std::move(c));
   for (auto& [ref, c] : chains_) {
     const auto name = nft::to_string(ref.table) + " " + ref.name;
     if (c.wanted && before.contains(name) && !static_.contains(name)) drop_chain(ref);
@@ -120,11 +128,11 @@ void Firewall::put_static(StaticChain c) {
 
 void Firewall::put_extra(const ExtraHooks& hooks) {
   if (hooks == extra_) return;
-  for (const auto& c : extra_chains(std::exchange(extra_, hooks))) {
+  for (const auto& c : extra_chains(std::exchange(extra_, hooks), prefixes_)) {
     static_.erase(nft::to_string(c.chain.table) + " " + c.chain.name);
     drop_chain(nft::ref_of(c.chain));
   }
-  for (auto& c : extra_chains(extra_)) put_static(std::move(c));
+  for (auto& c : extra_chains(extra_, prefixes_)) put_static(std::move(c));
 }
 
 void Firewall::put_chain(const nft::ChainRef& ref, std::optional<nft::BaseChain> base, std::vector<nft::Rule> rules,
@@ -140,6 +148,7 @@ void Firewall::put_chain(const nft::ChainRef& ref, std::optional<nft::BaseChain>
 void Firewall::put_chain(const std::string& name, const model::ChainRules& rules) {
   std::vector<nft::Rule> out;
   std::vector<std::string> uses, boxes;
+  if (is_host_chain(name)) out = host_prelude(name);
   const auto flat = flatten(rules);
   for (const auto& s : flat.lookups) {
     hold(s);
@@ -401,17 +410,21 @@ std::vector<nft::Rule> Firewall::effective(const std::string& name, const ChainS
   if (!closed && is_class_chain(name))
     for (const auto& u : c.uses)
       if (auto it = chains_.find({kInet, u}); it != chains_.end() && refused_chain(u, it->second)) closed = true;
-  if (!closed) return c.rules;
+  if (!closed || is_lead(name)) return c.rules;
   std::vector<nft::Rule> out;
+  if (is_host_chain(name)) out = host_prelude(name);
   out.push_back(nft::Rule().counter().drop().comment("refused by the kernel"));
   return out;
 }
 
 std::string Firewall::fault_of(const model::EndpointPlan& plan) const {
-  if (refused_.empty() || plan.group == model::kGroupClosed) return {};
+  if (plan.group == model::kGroupClosed) return {};
+  return fault_in({fmt::format("in-{}", plan.group), fmt::format("out-{}", plan.group)});
+}
+
+std::string Firewall::fault_in(std::vector<std::string> names) const {
+  if (refused_.empty()) return {};
   // The class's chains and, below them, those of what follows a Pass, of policies and their sets: a tree of few levels.
-  std::vector<std::string> names;
-  for (const auto* direction : {"in", "out"}) names.push_back(fmt::format("{}-{}", direction, plan.group));
   for (std::size_t i = 0; i < names.size(); ++i) {
     if (const auto r = refused_.find(names[i]); r != refused_.end()) return fmt::format("{}: {}", r->first, r->second);
     if (const auto c = chains_.find({kInet, names[i]}); c != chains_.end())

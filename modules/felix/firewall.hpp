@@ -57,6 +57,8 @@ class Firewall {
   std::string fault_of(const model::EndpointPlan& plan) const;
   /// Limits of this endpoint that the kernel refused, one line each.
   std::vector<std::string> notes_of(const model::EndpointPlan& plan) const;
+  /// The same of what hangs on these chains.
+  std::string fault_in(std::vector<std::string> chains) const;
   /// Chain or set → why the kernel refused it.
   const std::map<std::string, std::string>& refused() const { return refused_; }
   /// Transactions written so far, and operations in them; a zero-diff restart writes none, or one to adopt a table.
@@ -128,6 +130,7 @@ class Firewall {
   std::map<std::string, int> box_refs_;  // sets of flatten(): chains that use them
   std::set<std::string> static_;         // names of chains configure() made, as "family name"
   ExtraHooks extra_;
+  std::vector<std::string> prefixes_;
   std::map<std::string, std::map<std::string, std::string>> unlimited_;  // interface → set → why it is not in it
   bool owned_ = false;
   bool tables_ready_ = false;

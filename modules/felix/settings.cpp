@@ -82,6 +82,16 @@ constexpr config::Param kParams[] = {
      .reload = Reload::live,
      .help = "How long the routes of an endpoint that has migrated here stay stronger than those of other hosts.",
      .felix_name = "LiveMigrationRouteConvergenceTime"},
+    {.name = "felix.failsafe_inbound_host_ports",
+     .def = kFailsafeIn.data(),
+     .reload = Reload::live,
+     .help = "What host endpoints never refuse: protocol:port or protocol:net:port of tcp and udp, or none.",
+     .felix_name = "FailsafeInboundHostPorts"},
+    {.name = "felix.failsafe_outbound_host_ports",
+     .def = kFailsafeOut.data(),
+     .reload = Reload::live,
+     .help = "The same of what the host sends.",
+     .felix_name = "FailsafeOutboundHostPorts"},
     {.name = "felix.health_enabled",
      .type = Type::boolean,
      .def = "no",
@@ -185,6 +195,9 @@ Settings settings_of(const config::Config& c) {
   s.cut_flows = c.boolean("felix.cut_flows");
   s.endpoint_reporting = c.boolean("felix.endpoint_reporting");
   s.migration_convergence = c.duration("felix.migration_convergence");
+  // A value that cannot be read must not lock anybody out: then it is the default.
+  if (auto ports = parse_failsafe(c.text("felix.failsafe_inbound_host_ports"))) s.failsafe_in = std::move(*ports);
+  if (auto ports = parse_failsafe(c.text("felix.failsafe_outbound_host_ports"))) s.failsafe_out = std::move(*ports);
   s.health_at = place_of(c, "health");
   s.metrics_at = place_of(c, "metrics");
   s.watchdog_timeout = c.duration("felix.watchdog_timeout");
@@ -212,6 +225,8 @@ config::Faults judged(const config::Config& c) {
   for (const auto p : ports(c, "felix.public_ports"))
     if (!std::binary_search(known.begin(), known.end(), p))
       bad("felix.public_ports", fmt::format("{} is not one of protected_ports, so this changes nothing", p));
+  for (const char* key : {"felix.failsafe_inbound_host_ports", "felix.failsafe_outbound_host_ports"})
+    if (auto ok = parse_failsafe(c.text(key)); !ok) bad(key, ok.error().what);
   for (const char* key : {"felix.health_host", "felix.metrics_host"})
     if (!host_of(c.text(key))) bad(key, fmt::format("'{}': accepted: an address, or localhost", c.text(key)));
   if (auto ok = model::check_region(c.text("openstack.region")); !ok) bad("openstack.region", ok.error().what);

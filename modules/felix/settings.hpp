@@ -8,6 +8,7 @@
 #include "core/base/clock.hpp"
 #include "core/base/ip.hpp"
 #include "core/config/config.hpp"
+#include "modules/felix/failsafe.hpp"
 
 namespace calico::felix {
 
@@ -23,6 +24,8 @@ struct Settings {
   Duration reporting_interval = std::chrono::seconds(30);
   bool endpoint_reporting = true;
   Duration migration_convergence = std::chrono::seconds(30);
+  std::vector<Failsafe> failsafe_in = *parse_failsafe(kFailsafeIn);
+  std::vector<Failsafe> failsafe_out = *parse_failsafe(kFailsafeOut);
   std::optional<config::IpPort> health_at;   ///< absent = not asked for
   std::optional<config::IpPort> metrics_at;  ///< besides [metrics] listen
   Duration watchdog_timeout = std::chrono::seconds(90);

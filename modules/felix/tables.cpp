@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "modules/felix/hosts.hpp"
+
 namespace calico::felix {
 namespace {
 
@@ -160,6 +162,7 @@ std::vector<StaticChain> static_chains(const Settings& s) {
   out.push_back(std::move(raw));
   // A chain of type nat is on the way of each new connection of the host, also when it is empty.
   if (!dnat.rules.empty()) out.push_back(std::move(dnat));
+  for (auto& c : host_preludes(s)) out.push_back(std::move(c));
   out.push_back(std::move(input));
   out.push_back(std::move(from));
   out.push_back(std::move(to));
@@ -187,12 +190,17 @@ ExtraHooks extra_hooks(const model::Ruleset& ruleset) {
     const auto it = ruleset.sets.find(set);
     return it != ruleset.sets.end() && !it->second.elements.empty();
   };
+  const auto host = [&](const std::string& way) {
+    const auto star = ruleset.chains.find("any-" + way);
+    return any(("hosts-" + way).c_str()) || (star != ruleset.chains.end() && !star->second.empty());
+  };
   return {any("qos-out-packets") || any("qos-out-bytes") || any("qos-out-peak"),
-          any("qos-in-packets") || any("qos-in-connections") || any("qos-out-connections"), any("fip4") || any("fip6")};
+          any("qos-in-packets") || any("qos-in-connections") || any("qos-out-connections"), any("fip4") || any("fip6"),
+          host("in"), host("fwd-in") || host("fwd-out")};
 }
 
-std::vector<StaticChain> extra_chains(const ExtraHooks& hooks) {
-  std::vector<StaticChain> out;
+std::vector<StaticChain> extra_chains(const ExtraHooks& hooks, const std::vector<std::string>& interface_prefixes) {
+  std::vector<StaticChain> out = host_hooks(hooks, interface_prefixes);
   if (hooks.floating) {
     // Before the judgements: policies see the address inside, as they are written for it.
     auto in = base(kInet, "floating-prerouting", {"nat", nft::Hook::prerouting, kDnat});
@@ -305,6 +313,10 @@ nft::Set to_nft(const std::string& name, const model::SetContent& set) {
       s.key = {Type::devgroup};
       s.data = Type::verdict;
       break;
+    case SetKind::if_verdict:
+      s.key = {Type::ifname};
+      s.data = Type::verdict;
+      break;
   }
   return s;
 }
@@ -359,6 +371,8 @@ nft::Element to_nft(model::SetKind kind, const model::Element& e) {
     }
     case SetKind::group_verdict:
       return nft::element(Key().devgroup(e.group), nft::Verdict::goto_(e.chain));
+    case SetKind::if_verdict:
+      return nft::element(Key().ifname(e.interface_name), nft::Verdict::goto_(e.chain));
   }
   return {};
 }

@@ -42,13 +42,16 @@ struct StaticChain {
 
 /// What endpoints need beyond policy: a hook nobody needs is not there, because every packet would pay for it.
 struct ExtraHooks {
-  bool from = false;      ///< limits of packets or bytes from an endpoint
-  bool forward = false;   ///< of packets to one, of connections either way
-  bool floating = false;  ///< floating IPs
+  bool from = false;           ///< limits of packets or bytes from an endpoint
+  bool forward = false;        ///< of packets to one, of connections either way
+  bool floating = false;       ///< floating IPs
+  bool hosts = false;          ///< host endpoints
+  bool hosts_forward = false;  ///< that are asked of what is forwarded
   bool operator==(const ExtraHooks&) const = default;
 };
 [[nodiscard]] ExtraHooks extra_hooks(const model::Ruleset& ruleset);
-[[nodiscard]] std::vector<StaticChain> extra_chains(const ExtraHooks& hooks);
+[[nodiscard]] std::vector<StaticChain> extra_chains(const ExtraHooks& hooks,
+                                                    const std::vector<std::string>& interface_prefixes);
 
 [[nodiscard]] nft::Set to_nft(const std::string& name, const model::SetContent& set);
 [[nodiscard]] nft::Element to_nft(model::SetKind kind, const model::Element& e);

@@ -81,7 +81,7 @@ Status Taps::load() {
   auto addresses = nl_.addresses();
   if (!addresses) return wrap(addresses.error(), "addresses");
   addresses_.clear();
-  addresses_changed_ = true;
+  addresses_changed_ = interfaces_changed_ = true;
   for (const auto& a : *addresses) on_address(a, false);
 
   auto routes = nl_.routes({.table = netlink::kTableMain, .protocol = settings_.route_protocol});
@@ -332,6 +332,7 @@ void Taps::on_link(const netlink::Link& link, bool gone) {
   const bool was_up = had != links_.end() && had->second.admin_up();
   if (gone) {
     if (had == links_.end()) return;
+    if (!ours(old_name)) interfaces_changed_ = true;
     links_.erase(had);
     if (auto at = index_of_.find(old_name); at != index_of_.end() && at->second == link.index) index_of_.erase(at);
     stale_groups_.erase(link.index.value);
@@ -349,6 +350,7 @@ void Taps::on_link(const netlink::Link& link, bool gone) {
     if (auto at = index_of_.find(old_name); at != index_of_.end() && at->second == link.index) index_of_.erase(at);
   index_of_[link.name] = link.index;
   if (!state_changed) return;
+  if (!ours(link.name) || (renamed && !ours(old_name))) interfaces_changed_ = true;
   if (was_up && !link.admin_up() && ours(link.name)) forget_device(link.index);
   if (renamed) refresh(old_name);
   if (auto tap = taps_.find(link.name); tap != taps_.end()) {
@@ -363,9 +365,9 @@ void Taps::on_address(const netlink::Address& a, bool gone) {
   if (!a.global()) return;  // a gateway's address on the DHCP device is not the host's own
   const auto key = std::pair(a.link.value, a.prefix);
   if (gone) {
-    if (addresses_.erase(key)) addresses_changed_ = true;
+    if (addresses_.erase(key)) addresses_changed_ = interfaces_changed_ = true;
   } else if (addresses_.emplace(key, true).second) {
-    addresses_changed_ = true;
+    addresses_changed_ = interfaces_changed_ = true;
   }
 }
 
@@ -375,6 +377,22 @@ bool Taps::take_host_addresses(std::vector<Ip>& out) {
   for (const auto& [at, x] : addresses_)
     if (!our_device(IfIndex{at.first})) out.push_back(at.second.addr);
   return true;
+}
+
+bool Taps::take_host_interfaces(std::vector<model::HostInterface>& out) {
+  if (!std::exchange(interfaces_changed_, false)) return false;
+  out.clear();
+  std::map<std::uint32_t, std::vector<Ip>> addresses;
+  for (const auto& [at, x] : addresses_) addresses[at.first].push_back(at.second.addr);
+  for (const auto& [index, l] : links_)
+    if (!ours(l.name)) out.push_back({l.name, addresses[index.value]});
+  return true;
+}
+
+TapState Taps::link_state(const std::string& interface_name) const {
+  const auto at = index_of_.find(interface_name);
+  if (at == index_of_.end()) return {};
+  return {.present = true, .running = links_.at(at->second).running()};
 }
 
 void Taps::on_route(const netlink::Route& route, bool gone) {

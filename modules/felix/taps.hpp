@@ -28,6 +28,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "core/model/compiler.hpp"
 #include "core/model/ruleset.hpp"
 #include "core/netlink/rtnl.hpp"
 #include "core/reconcile/delta_tracker.hpp"
@@ -115,6 +116,11 @@ class Taps {
   std::set<Ip> take_leaving() { return std::exchange(leaving_, {}); }
   /// Their connections are forgotten: routes to them may be made again. True when one waits.
   bool release(const std::set<Ip>& addresses);
+  /// The host's own interfaces with their addresses; true in the first call after one, or how it stands, changed.
+  bool take_host_interfaces(std::vector<model::HostInterface>& out);
+  bool host_interfaces_changed() const { return interfaces_changed_; }
+  /// An interface of any kind.
+  TapState link_state(const std::string& interface_name) const;
   /// Something waits for program() or withdraw().
   bool pending() const;
   std::uint64_t writes() const { return writes_; }
@@ -159,6 +165,7 @@ class Taps {
   std::unordered_map<std::string, IfIndex> index_of_;
   std::map<std::pair<std::uint32_t, Prefix>, bool> addresses_;  // (link, prefix) of the host
   bool addresses_changed_ = true;
+  bool interfaces_changed_ = true;
 
   DeltaTracker<netlink::RouteKey, netlink::Route> routes_;
   std::map<netlink::RouteKey, std::map<std::uint32_t, netlink::Route>> candidates_;  // by device, last wins

@@ -82,6 +82,30 @@ TEST(FelixSettings, OursAreFaultsUpstreamsAreNot) {
   EXPECT_EQ(faults.size(), 1U);
 }
 
+TEST(FelixSettings, FailsafePorts) {
+  const Failsafe ssh{6, 22, {}}, dns{17, 53, *Prefix::parse("fd00::/8")}, web{6, 80, *Prefix::parse("10.0.0.0/8")};
+  EXPECT_EQ(*parse_failsafe("22"), std::vector{ssh});
+  EXPECT_EQ(*parse_failsafe(" TCP:22 , udp:[fd00::/8]:53,tcp:10.0.0.0/8:80"), (std::vector{ssh, dns, web}));
+  EXPECT_EQ(*parse_failsafe("udp:fd00::/8:53,tcp:0.0.0.0/0:22"), (std::vector{dns, ssh}));
+  EXPECT_EQ(*parse_failsafe(R"([{"protocol":"TCP","port":22},{"protocol":"udp","port":53,"net":"fd00::/8"}])"),
+            (std::vector{ssh, dns}));
+  for (const auto* none : {"", "none", "[]"}) EXPECT_TRUE(parse_failsafe(none).value().empty()) << none;
+  for (const auto* bad : {"tcp", "tcp:0", "tcp:65536", "icmp:1", "tcp:x:22", "tcp:22,", ",", "tcp:10.0.0.0/33:22",
+                          "22-24", "[{}]", R"([{"port":"x"}])", R"([{"port":22)", "[1]", R"({"port":22})"})
+    EXPECT_FALSE(parse_failsafe(bad)) << bad;
+  EXPECT_FALSE(parse_failsafe(std::string(40000, ' ') + "22,"));
+  // Ours is a fault; upstream's leaves the default, which lets its operator in.
+  const auto ours = load({"felix.failsafe_inbound_host_ports=ssh"});
+  config::Faults faults = ours.faults;
+  check(ours.config, faults);
+  EXPECT_EQ(faults.size(), 1U);
+  const auto theirs =
+      load({}, {{"FELIX_FAILSAFEINBOUNDHOSTPORTS", "ssh"}, {"FELIX_FAILSAFEOUTBOUNDHOSTPORTS", "none"}});
+  EXPECT_EQ(unusable(theirs.config).size(), theirs.faults.empty() ? 1U : 0U);
+  EXPECT_EQ(settings_of(theirs.config).failsafe_in, *parse_failsafe(kFailsafeIn));
+  EXPECT_TRUE(settings_of(load({"felix.failsafe_outbound_host_ports=none"}).config).failsafe_out.empty());
+}
+
 TEST(FelixSettings, TheShippedSampleNamesEveryKeyWithItsDefault) {
   std::ifstream in(std::string(CALICO_SOURCE_DIR) + "/etc/calico-node.conf");
   std::map<std::string, std::string> keys;
