@@ -98,7 +98,7 @@ protocol bgp far {
   ipv4 { import none; export where source = RTS_INHERIT; next hop self; };
 }
 CONF
-on fel systemctl start bird
+on fel systemctl restart bird # the package may have started it, with its own configuration
 check "BIRD runs" test "$(on fel systemctl is-active bird)" = active
 cat >"$work/far/bird.conf" <<'CONF'
 router id 192.168.80.99;
