@@ -91,6 +91,7 @@ bool meant(const EntityRule& side, const std::string& rules_namespace, const Thi
 
 bool selected_address(const Policies& p, const EntityRule& side, const std::string& rules_namespace, const Ip& ip) {
   std::list<std::vector<Prefix>> kept;
+  if (!side.selector && !side.namespace_selector && !side.not_selector) return true;
   const auto all = things(p, kept);
   // With a positive selector the negative one narrows what is meant; alone it forbids every address of a match.
   if (side.selector || side.namespace_selector)
