@@ -122,13 +122,12 @@ void Compiler::Impl::plan_host(const Host& h, HostPlan& p, std::map<std::string,
     closed_forward = closed_forward || x.body.apply_on_forward;
     if (p.error.empty()) p.error = fmt::format("policy {}: {}", x.title, what);
   };
-  for (const auto id : h.policies) {
-    const auto& x = policies.at(id);
-    if (!x.body.do_not_track && !x.body.pre_dnat) {
-      if (!x.body.fault.empty()) bad(x, x.body.fault);
+  for (const auto* x : ranked(h.policies)) {
+    if (!x->body.do_not_track && !x->body.pre_dnat) {
+      if (!x->body.fault.empty()) bad(*x, x->body.fault);
     } else {
-      p.notes.push_back(fmt::format("policy {} is not asked: {} is not supported", x.title,
-                                    x.body.pre_dnat ? "preDNAT" : "doNotTrack"));
+      p.notes.push_back(fmt::format("policy {} is not asked: {} is not supported", x->title,
+                                    x->body.pre_dnat ? "preDNAT" : "doNotTrack"));
     }
   }
   for (const auto& tier : local.tiers)

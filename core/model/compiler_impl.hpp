@@ -238,6 +238,8 @@ struct Compiler::Impl {
   // compiler_plans.cpp: plans
   void plan(Endpoint& e);
   void plan_nets(const Endpoint& e, EndpointPlan& p);
+  /// In the order they are asked. Ids follow the order of arrival: nothing that is told may go by them.
+  std::vector<const Policy*> ranked(const std::set<Id>& policies) const;
   /// `forwarded`: of a host endpoint, for traffic it passes on.
   Questions questions_of(const std::set<Id>& policies, const std::vector<std::string>& profiles, bool forwarded) const;
   auto tier_rank(const std::string& name) const {

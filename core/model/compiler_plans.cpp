@@ -155,21 +155,22 @@ std::string Compiler::Impl::Questions::key() const {
   return out;
 }
 
-Compiler::Impl::Questions Compiler::Impl::questions_of(const std::set<Id>& of, const std::vector<std::string>& named,
-                                                       bool forwarded) const {
-  std::vector<const Policy*> ranked;
-  for (const auto id : of) {
-    const auto& p = policies.at(id);
-    if (p.body.do_not_track || p.body.pre_dnat) continue;  // asked for host endpoints only
-    if (forwarded && !p.body.apply_on_forward) continue;
-    ranked.push_back(&p);
-  }
-  std::sort(ranked.begin(), ranked.end(), [&](const auto* a, const auto* b) {
+std::vector<const Compiler::Impl::Policy*> Compiler::Impl::ranked(const std::set<Id>& of) const {
+  std::vector<const Policy*> out;
+  for (const auto id : of) out.push_back(&policies.at(id));
+  std::sort(out.begin(), out.end(), [&](const auto* a, const auto* b) {
     if (a->body.tier != b->body.tier) return tier_rank(a->body.tier) < tier_rank(b->body.tier);
     return a->rank() < b->rank();
   });
+  return out;
+}
+
+Compiler::Impl::Questions Compiler::Impl::questions_of(const std::set<Id>& of, const std::vector<std::string>& named,
+                                                       bool forwarded) const {
   Questions q;
-  for (const auto* p : ranked) {
+  for (const auto* p : ranked(of)) {
+    if (p->body.do_not_track || p->body.pre_dnat) continue;  // asked for host endpoints only
+    if (forwarded && !p->body.apply_on_forward) continue;
     if (q.tiers.empty() || q.tiers.back().name != p->body.tier) {
       const auto t = tiers.find(p->body.tier);
       q.tiers.push_back({p->body.tier, t != tiers.end() && t->second.pass_at_the_end, {}});

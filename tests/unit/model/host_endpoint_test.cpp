@@ -171,5 +171,23 @@ TEST(HostEndpoint, WhatIsWrongWithOne) {
   EXPECT_FALSE(h.c.ruleset().chains.contains("in/global/ok")) << "nobody asks it";
 }
 
+TEST(HostEndpoint, WhatIsSaidOfPoliciesDoesNotDependOnTheirArrival) {
+  const std::vector<std::pair<std::string, std::string>> policies = {
+      {"a", R"j("selector":"all()","order":2,"applyOnForward":true,"preDNAT":true,"types":["Ingress"])j"},
+      {"b", R"j("selector":"all()","order":1,"applyOnForward":true,"doNotTrack":true)j"},
+      {"c", R"j("selector":"all()","order":4,"ingress":[{"action":"Perhaps"}])j"},
+      {"d", R"j("selector":"all()","order":3,"ingress":[{"action":"Perchance"}])j"}};
+  Rig h, reversed;
+  for (auto* r : {&h, &reversed}) r->hep("e", R"("node":"h","interfaceName":"eth0")");
+  for (const auto& [name, spec] : policies) h.policy(name, spec);
+  for (auto it = policies.rbegin(); it != policies.rend(); ++it) reversed.policy(it->first, it->second);
+  h.c.flush();
+  reversed.c.flush();
+  EXPECT_EQ(h.plan("e").notes, (std::vector<std::string>{"policy b is not asked: doNotTrack is not supported",
+                                                         "policy a is not asked: preDNAT is not supported"}));
+  EXPECT_TRUE(h.plan("e").error.starts_with("policy d: ")) << h.plan("e").error;
+  EXPECT_EQ(to_text(h.c.ruleset()), to_text(reversed.c.ruleset()));
+}
+
 }  // namespace
 }  // namespace calico::model
