@@ -95,8 +95,10 @@ void Compiler::Impl::plan_nats(Endpoint& e, EndpointPlan& p) {
   e.nats = std::move(may);
   for (const auto& [external, internal] : e.nats) {
     const auto& all = nat_wanted.at(external);
-    const auto owner = std::find_if(all.begin(), all.end(),
-                                    [&](const auto& x) { return endpoints.at(x.second).nats.contains(external); });
+    // By name: clang 14 captures no structured binding.
+    const auto owner = std::find_if(all.begin(), all.end(), [&, &nat = external](const auto& x) {
+      return endpoints.at(x.second).nats.contains(nat);
+    });
     if (owner->second == e.id) {
       p.nats.push_back({internal, external});
     } else {
