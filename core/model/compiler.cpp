@@ -248,18 +248,18 @@ void Compiler::Impl::file(Id id, Labels labels) {
 
 void Compiler::Impl::claim_interface(Endpoint& e, const std::string& name) {
   if (e.interface_name == name) return;
-  const auto mine = std::tuple(e.name.workload, e.name.endpoint, e.id);
+  const auto mine = claim_of(e);
   if (!e.interface_name.empty()) {
     auto at = claims.find(e.interface_name);
     at->second.erase(mine);
-    for (const auto& [w, p, id] : at->second) dirty_endpoints.insert(id);
+    for (const auto& c : at->second) dirty_endpoints.insert(c.id);
     if (at->second.empty()) claims.erase(at);
   }
   e.interface_name = name;
   if (name.empty()) return;
   auto& all = claims[name];
   all.insert(mine);
-  for (const auto& [w, p, id] : all) dirty_endpoints.insert(id);
+  for (const auto& c : all) dirty_endpoints.insert(c.id);
 }
 
 // --- network sets ---------------------------------------------------------------------------------------------------

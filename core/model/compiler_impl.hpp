@@ -293,7 +293,14 @@ struct Compiler::Impl {
   std::map<std::string, int> shared;
   std::map<std::string, Class> classes;
   std::set<std::uint32_t> groups;
-  std::map<std::string, std::set<std::tuple<std::string, std::string, Id>>> claims;  // of interfaces, first wins
+  /// By name, which is one endpoint's; the number of who came first decides nothing.
+  struct Claim {
+    std::string workload, endpoint, orchestrator;
+    Id id;
+    auto operator<=>(const Claim&) const = default;
+  };
+  static Claim claim_of(const Endpoint& e) { return {e.name.workload, e.name.endpoint, e.name.orchestrator, e.id}; }
+  std::map<std::string, std::set<Claim>> claims;  // of interfaces, first wins
   std::map<std::string, std::vector<Ip>> node_addresses;
   std::map<Ip, int> guarded;
 

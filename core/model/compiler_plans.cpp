@@ -26,16 +26,16 @@ void Compiler::Impl::plan(Endpoint& e) {
   const bool ours = is_interface_name(e.interface_name) &&
                     std::any_of(options.interface_prefixes.begin(), options.interface_prefixes.end(),
                                 [&](const auto& x) { return !x.empty() && e.interface_name.starts_with(x); });
-  const auto& first = claims.count(e.interface_name) ? *claims.at(e.interface_name).begin()
-                                                     : std::tuple(e.name.workload, e.name.endpoint, e.id);
+  const auto claimed = claims.find(e.interface_name);
+  const auto first = claimed != claims.end() ? *claimed->second.begin() : claim_of(e);
   if (!ours) {
     p.left_alone = true;
     p.interface_name = is_interface_name(e.interface_name) ? e.interface_name : "?";
     p.error = fmt::format("interface {} is none of the configured prefixes; left alone", p.interface_name);
-  } else if (std::get<2>(first) != e.id) {
+  } else if (first.id != e.id) {
     p.left_alone = true;
-    p.error = fmt::format("interface {} belongs to endpoint {} of {}", e.interface_name, std::get<1>(first),
-                          std::get<0>(first));
+    p.error =
+        fmt::format("interface {} belongs to endpoint {} of {}", e.interface_name, first.endpoint, first.workload);
   } else if (!e.fault.empty()) {
     p.error = e.fault;
   } else if (!e.wep.mac) {

@@ -69,7 +69,10 @@ Result<WorkloadEndpointName> parse_wep_name(std::string_view name) {
 Result<ResourceKey> parse_resource_key(std::string_view key) {
   if (key.starts_with(kResources)) {
     const auto parts = split(key.substr(kResources.size()), '/');
-    const bool ok = parts.size() >= 2 && std::none_of(parts.begin(), parts.end(), [](auto p) { return p.empty(); });
+    // Names go into messages, states and logs: what is no printable ASCII is nobody's.
+    const bool printable = std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c <= '~'; });
+    const bool ok =
+        printable && parts.size() >= 2 && std::none_of(parts.begin(), parts.end(), [](auto p) { return p.empty(); });
     if (ok && parts.size() == 2) return ResourceKey{std::string(parts[0]), {}, std::string(parts[1])};
     if (ok && parts.size() == 3)
       return ResourceKey{std::string(parts[0]), std::string(parts[1]), std::string(parts[2])};

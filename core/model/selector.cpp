@@ -45,6 +45,7 @@ NodePtr leaf(Kind kind, std::string label = {}, std::vector<std::string> values 
   return n;
 }
 NodePtr branch(Kind kind, std::vector<NodePtr> children) {
+  if (kind == Kind::not_ && children.front()->kind == Kind::not_) return children.front()->children.front();
   if (children.size() == 1 && kind != Kind::not_) return children.front();
   auto n = std::make_shared<Node>();
   n->kind = kind;

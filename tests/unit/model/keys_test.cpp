@@ -24,8 +24,11 @@ TEST(Keys, Resources) {
   EXPECT_EQ(network_policy_key("openstack", "ossg.default.1"),
             "/calico/resources/v3/projectcalico.org/networkpolicies/openstack/ossg.default.1");
   EXPECT_EQ(parse_resource_key(node_key("c1"))->ns, "");
-  for (auto bad : {"/calico/resources/v3/projectcalico.org/nodes", "/calico/resources/v3/projectcalico.org/nodes/",
-                   "/calico/resources/v3/projectcalico.org/a/b/c/d", "/calico/dhcp/v2/no-region/subnet/x"})
+  for (auto bad :
+       {"/calico/resources/v3/projectcalico.org/nodes", "/calico/resources/v3/projectcalico.org/nodes/",
+        "/calico/resources/v3/projectcalico.org/a/b/c/d", "/calico/dhcp/v2/no-region/subnet/x",
+        "/calico/resources/v3/projectcalico.org/nodes/a\nb", "/calico/resources/v3/projectcalico.org/nodes/a b",
+        "/calico/resources/v3/projectcalico.org/nodes/\xff"})
     EXPECT_FALSE(parse_resource_key(bad)) << bad;
 }
 

@@ -86,6 +86,14 @@ TEST(Scenarios, TwoEndpointsWithOneInterface) {
         {{endpoint(1, {}), endpoint(2, {}), p}, "1: p\n2: p\n192.0.2.1 > 1 tcp 80 yes\n192.0.2.1 > 2 tcp 80 yes\n"}}});
 }
 
+TEST(Scenarios, OneInterfaceOfTwoOrchestrators) {
+  // Workload and port have the same names: then the orchestrator's decides, not who came first.
+  const auto p = policy("p", "all()", {kAll});
+  const auto mine = endpoint(1, {});
+  const Kv theirs{workload_endpoint_key("openstack", {"h", "other", "vm1", "p1"}), mine.second};
+  check({{}, {{{mine, theirs, p}, "1: p\n1: !\n"}, {{theirs, p}, "1: p\n"}, {{theirs, mine, p}, "1: p\n1: !\n"}}});
+}
+
 TEST(Scenarios, NegatedSelectors) {
   const auto one = profile("one", {{"a", ""}});
   const EndpointOptions worn{.profiles = {"one"}};

@@ -101,6 +101,7 @@ TEST(Selector, CanonicalText) {
   EXPECT_EQ(Selector::parse("a == '\"'")->canonical(), "a == '\"'");
   EXPECT_EQ(Selector::parse("")->canonical(), "all()");
   EXPECT_EQ(Selector::parse("zone == 'x'", "pcns.")->canonical(), R"(pcns.zone == "x")");
+  EXPECT_EQ(Selector::parse("!(!(!has(a)))")->canonical(), "!has(a)");
   // What is printed reads back as the same.
   for (auto text : {"!(a == '1' || b != '2') && c starts with 'x'", "a not in {}", "!has(a) || global()"}) {
     const auto s = *Selector::parse(text);
