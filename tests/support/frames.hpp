@@ -31,7 +31,7 @@ namespace calico::test {
 struct FrameSpec {
   Mac src_mac;
   Mac dst_mac;
-  model::Packet packet;  ///< TCP: a SYN. ICMP: an identifier of its own for each number
+  model::Packet packet;  ///< TCP: a SYN. SCTP: an INIT. ICMP: an identifier of its own for each number
   std::uint32_t number = 0;
 };
 
@@ -55,6 +55,15 @@ inline std::uint32_t sum(const std::vector<std::uint8_t>& bytes, std::uint32_t s
 inline unsigned fold(std::uint32_t s) {
   while (s >> 16U) s = (s & 0xffffU) + (s >> 16U);
   return ~s & 0xffffU;
+}
+/// RFC 9260 appendix A: the checksum of SCTP.
+inline std::uint32_t crc32c(const std::vector<std::uint8_t>& bytes) {
+  std::uint32_t crc = ~0U;
+  for (const auto b : bytes) {
+    crc ^= b;
+    for (int i = 0; i < 8; ++i) crc = crc & 1U ? crc >> 1U ^ 0x82f63b78U : crc >> 1U;
+  }
+  return ~crc;
 }
 inline void address(std::vector<std::uint8_t>& out, const Ip& ip) {
   unsigned char raw[16];
@@ -91,8 +100,18 @@ inline std::vector<std::uint8_t> frame(const FrameSpec& f) {
     be16(l4, 0);
     be16(l4, f.number & 0xffffU), be16(l4, 1);
     if (p.icmp.type == 13) be32(l4, 0), be32(l4, 0), be32(l4, 0);
+  } else if (p.protocol == 132) {
+    be16(l4, p.src_port), be16(l4, p.dst_port);
+    be32(l4, 0), be32(l4, 0);             // no tag yet; the checksum
+    be16(l4, 0x0100), be16(l4, 20 + 12);  // INIT
+    be32(l4, 1 + f.number), be32(l4, 65536), be32(l4, 0x00010001), be32(l4, 1);
+    be16(l4, 0xc000), be16(l4, 12);  // a parameter to be skipped by who does not know it: our number
   }
   be32(l4, kMagic), be32(l4, f.number);
+  if (p.protocol == 132) {
+    const auto crc = crc32c(l4);
+    for (unsigned i = 0; i < 4; ++i) l4[8 + i] = static_cast<std::uint8_t>(crc >> 8 * i);
+  }
 
   std::vector<std::uint8_t> addresses;
   address(addresses, p.src), address(addresses, p.dst);

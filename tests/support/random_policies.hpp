@@ -123,10 +123,10 @@ class RandomPolicies {
     model::Packet p;
     p.src = *Ip::parse(address(v4, 1 + below(8)));
     p.dst = *Ip::parse(address(v4, 1 + below(8)));
-    p.protocol = any<std::uint8_t>({1, 6, 6, 17, 58});
+    p.protocol = any<std::uint8_t>({1, 6, 6, 17, 58, 132});
     // Conntrack calls ICMP of the other family invalid; one without ports or types instead (OSPF).
     if (real && p.protocol == (v4 ? 58 : 1)) p.protocol = 89;
-    if (p.protocol == 6 || p.protocol == 17) {
+    if (p.protocol == 6 || p.protocol == 17 || p.protocol == 132) {
       p.src_port = any<std::uint16_t>({80, 100, 5000});
       p.dst_port = any<std::uint16_t>({79, 80, 100, 5000});
     } else {
@@ -209,14 +209,14 @@ class RandomPolicies {
       model::Rule r;
       r.action = any<Action>({Action::allow, Action::allow, Action::allow, Action::deny, Action::log, Action::pass});
       if (one_in(6)) r.ip_version = any<Family>({Family::v4, Family::v6});
-      if (one_in(2)) r.protocol = any<std::uint8_t>({1, 6, 6, 17, 58});
+      if (one_in(2)) r.protocol = any<std::uint8_t>({1, 6, 6, 17, 58, 132});
       if (one_in(8)) r.not_protocol = any<std::uint8_t>({6, 17});
       if (r.protocol == 1 || r.protocol == 58) {
         const std::uint8_t echo = r.protocol == 1 ? 8 : 128;
         if (one_in(2)) r.icmp = model::Icmp{echo, one_in(2) ? std::optional<std::uint8_t>(0) : std::nullopt};
         if (one_in(4)) r.not_icmp = model::Icmp{echo, one_in(2) ? std::optional<std::uint8_t>(0) : std::nullopt};
       }
-      const bool ported = r.protocol == 6 || r.protocol == 17;
+      const bool ported = r.protocol == 6 || r.protocol == 17 || r.protocol == 132;
       r.source = side(ported);
       r.destination = side(ported);
       out.push_back(std::move(r));

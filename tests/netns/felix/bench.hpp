@@ -17,6 +17,7 @@
 #include "core/model/resources.hpp"
 #include "modules/felix/engine.hpp"
 #include "modules/felix/settings.hpp"
+#include "tests/netns/felix/kernel_state.hpp"
 #include "tests/support/fake_report.hpp"
 #include "tests/support/fake_view.hpp"
 #include "tests/support/netns.hpp"
@@ -292,27 +293,7 @@ class Bench {
     if (!r) r << "\n" << engine->endpoints_json();
     return r;
   }
-  /// Everything felix keeps in the kernel, handles and counters included.
-  std::string kernel(bool counters = true) {
-    std::string text = host.run(
-        "nft -a list ruleset | sed -e 's/ progname .*//' -e '/^\tflags/d'; ip -N route show proto 88; ip -N -6 route "
-        "show proto 88; ip -N neigh show "
-        "nud permanent; ip -N -6 neigh show proxy; ip -o link | sed -n 's/.*\\(tap[^@]*\\).* \\(group "
-        "[0-9a-z]*\\).*/\\1 \\2/p'");
-    if (!counters) {
-      std::string kept;
-      std::istringstream in(text);
-      for (std::string line; std::getline(in, line);) {
-        if (const auto at = line.find("counter packets"); at != std::string::npos) {
-          const auto end = line.find("bytes ", at);
-          line.erase(at, line.find(' ', end + 6) - at + 1);
-        }
-        kept += line + "\n";
-      }
-      return kept;
-    }
-    return text;
-  }
+  std::string kernel(bool counters = true) { return kernel_text(host, counters); }
 };
 
 }  // namespace calico::test

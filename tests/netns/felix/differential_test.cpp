@@ -5,8 +5,6 @@
 // One namespace is the host with tap0 to tap2, eth0 (where the world comes from) and eth1 (where it goes to); the other
 // ends are in a second one, where frames are made by hand. A frame that has been sent is either seen again or was
 // refused: one that nobody judges is sent behind them and comes last, because one processor handles all in order.
-#include <sched.h>
-
 #include <algorithm>
 #include <chrono>
 #include <set>
@@ -16,6 +14,7 @@
 #include "core/netlink/rtnl.hpp"
 #include "modules/felix/firewall.hpp"
 #include "tests/support/frames.hpp"
+#include "tests/support/one_processor.hpp"
 #include "tests/support/random_policies.hpp"
 
 namespace calico::test {
@@ -33,24 +32,6 @@ struct Sent {
   std::string to;  // where it comes out
   bool allowed = false;
   std::string text;
-};
-
-/// Keeps the calling thread on one processor, so that frames stay in order; the former set comes back.
-class OneProcessor {
- public:
-  OneProcessor() {
-    sched_getaffinity(0, sizeof former_, &former_);
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(static_cast<std::size_t>(sched_getcpu()), &one);
-    sched_setaffinity(0, sizeof one, &one);
-  }
-  OneProcessor(const OneProcessor&) = delete;
-  OneProcessor& operator=(const OneProcessor&) = delete;
-  ~OneProcessor() { sched_setaffinity(0, sizeof former_, &former_); }
-
- private:
-  cpu_set_t former_{};
 };
 
 struct Lab {

@@ -57,30 +57,6 @@ Content load(const std::string& file) {
   return c;
 }
 
-/// Everything of ours in the kernel as words, whatever the order it was made in.
-std::multiset<std::string> words_of_kernel(Bench& b) {
-  std::multiset<std::string> out;
-  std::istringstream in(b.kernel(false));
-  for (std::string line; std::getline(in, line);) {
-    if (const auto at = line.find(" # handle"); at != line.npos) line.resize(at);
-    // Elements of a set come in an order of their own, several in a line.
-    std::istringstream words(line);
-    for (std::string w; words >> w;) out.insert(w);
-  }
-  return out;
-}
-
-/// What is missing and what is too much, words.
-std::string difference(const std::multiset<std::string>& want, const std::multiset<std::string>& have) {
-  std::vector<std::string> less, more;
-  std::set_difference(want.begin(), want.end(), have.begin(), have.end(), std::back_inserter(less));
-  std::set_difference(have.begin(), have.end(), want.begin(), want.end(), std::back_inserter(more));
-  std::string out;
-  for (const auto& w : less) out += " -" + w;
-  for (const auto& w : more) out += " +" + w;
-  return out;
-}
-
 /// The one that is killed, in a process of its own in the host's namespace. Not a test.
 TEST(FelixKillProcess, DISABLED_ChangesForEver) {
   const auto* dir = std::getenv(kDirectory);
@@ -143,7 +119,7 @@ TEST(FelixKill, AtAnyMomentOfAChange) {
   ASSERT_NO_FATAL_FAILURE(b.start());
   ASSERT_TRUE(b.up(c));
   ASSERT_TRUE(pings(b.host, c.ip)) << "neighbours are known";
-  const auto fresh = words_of_kernel(b);
+  const auto fresh = kernel_words(b.host);
   b.stop();
 
   const auto seed = std::getenv("CALICO_SEED") ? std::stoul(std::getenv("CALICO_SEED")) : std::random_device()();
@@ -152,7 +128,7 @@ TEST(FelixKill, AtAnyMomentOfAChange) {
   const auto program = std::filesystem::read_symlink("/proc/self/exe").string();
   Flood flood(a, c);
   ASSERT_TRUE(eventually("packets", [&] { return flood.rounds > 200; }));
-  std::set<std::multiset<std::string>> states;
+  std::set<Words> states;
   for (int i = 0; i < kKills; ++i) {
     for (const auto* f : {"up", "go"}) std::filesystem::remove(dir.file(f));
     auto felix = b.host.spawn(fmt::format("exec env {}={} setpriv --pdeathsig KILL {} "
@@ -161,14 +137,14 @@ TEST(FelixKill, AtAnyMomentOfAChange) {
                               dir.file("log"));
     ASSERT_TRUE(eventually("up", [&] { return std::filesystem::exists(dir.file("up")); }))
         << shell("tail -20 " + dir.file("log")).text;
-    ASSERT_EQ(difference(fresh, words_of_kernel(b)), "") << "after kill " << i << ", seed " << seed;
+    ASSERT_EQ(difference(fresh, kernel_words(b.host)), "") << "after kill " << i << ", seed " << seed;
     std::ofstream(dir.file("go")) << "\n";
     const auto until = flood.rounds + static_cast<long>(random() % 1500);
     ASSERT_TRUE(eventually("packets", [&] { return flood.rounds > until; }));
     felix.kill_now();
     const auto then = flood.rounds.load();
     ASSERT_TRUE(eventually("packets without felix", [&] { return flood.rounds > then + 50; }));
-    states.insert(words_of_kernel(b));
+    states.insert(kernel_words(b.host));
   }
   flood.end();
   std::printf("%ld rounds, arrived %ld %ld %ld %ld; %zu different kernels after %d kills\n", flood.rounds.load(),
