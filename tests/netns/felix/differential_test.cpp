@@ -219,7 +219,7 @@ TEST(FelixDifferential, KernelAgreesWithTheEvaluator) {
   std::printf("%zu lookups of lists, %zu packets, %zu of IPv6: %zu allowed, %zu refused; waited %lld ms\n", lists,
               sent.size(), of_v6, allowed, refused,
               static_cast<long long>(std::chrono::duration_cast<std::chrono::milliseconds>(waited).count()));
-  EXPECT_GT(allowed, 500U);
+  EXPECT_GT(allowed, 400U);
   EXPECT_GT(refused, 500U);
   EXPECT_GT(lists, 30U);
 }
