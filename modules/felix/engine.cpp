@@ -20,6 +20,7 @@
 #include "core/netlink/rtnl.hpp"
 #include "core/netlink/sysctl.hpp"
 #include "core/nft/connection.hpp"
+#include "modules/felix/blackholes.hpp"
 #include "modules/felix/firewall.hpp"
 #include "modules/felix/flows.hpp"
 #include "modules/felix/hosts.hpp"
@@ -113,13 +114,16 @@ struct Engine::Impl {
     if (!nft) return wrap(nft.error(), "felix");
     firewall.emplace(std::move(*nft));
     taps.emplace(*rtnl);
+    blackholes.emplace(*rtnl);
     auto connections = conntrack::Table::open();
     if (!connections) return wrap(connections.error(), "felix");
 
     netlink::MonitorHandlers on;
     on.on_link = [this](const netlink::Link& l, bool gone) { taps->on_link(l, gone), schedule_if_due(); };
     on.on_address = [this](const netlink::Address& a, bool gone) { taps->on_address(a, gone), schedule(); };
-    on.on_route = [this](const netlink::Route& r, bool gone) { taps->on_route(r, gone), schedule_if_due(); };
+    on.on_route = [this](const netlink::Route& r, bool gone) {
+      taps->on_route(r, gone), blackholes->on_route(r, gone), schedule_if_due();
+    };
     on.on_neighbour = [this](const netlink::Neighbour& n, bool gone) {
       taps->on_neighbour(n, gone), schedule_if_due();
     };
@@ -169,12 +173,14 @@ struct Engine::Impl {
       if (hooks.health) hooks.health->set("felix", {.ready = false, .detail = "starting"});
       if (hooks.configured) hooks.configured(settings);
       if (auto ok = taps->load(); !ok) return wrap(ok.error(), "felix");
+      if (auto ok = blackholes->load(); !ok) return wrap(ok.error(), "felix");
       tasks->spawn("heartbeat", [this]() { return heartbeat(); });
       if (settings.endpoint_reporting) {
         report.claim(model::endpoint_status_prefix(settings.region, node));
         report.claim(host_status.prefix());
       }
-      std::vector<std::string> prefixes{std::string(model::kFelixConfigurations), std::string(model::kLiveMigrations)};
+      std::vector<std::string> prefixes{std::string(model::kFelixConfigurations), std::string(model::kLiveMigrations),
+                                        std::string(kSubnets)};
       for (const auto& prefix : kIntent) prefixes.emplace_back(prefix);
       subscription = view.watch(prefixes, loop.executor(), [this](const sync::Batch& b) { on_batch(b); });
       return {};
@@ -217,6 +223,7 @@ struct Engine::Impl {
   void configure() {
     firewall->configure(settings);
     taps->configure(settings);
+    blackholes->configure(settings);
     migrations.set_convergence(settings.migration_convergence);
     flows->configure(settings.cut_flows);
     compiler.set_protection(settings.protect_nodes, settings.protected_ports);
@@ -284,6 +291,8 @@ struct Engine::Impl {
           log::warn("felix.bad_migration", "key", u.key, "what", ok.error().what, "action", "ignoring it");
         continue;
       }
+      if (auto ok = blackholes->update(u.key, view_of(u.value)); !ok)
+        log::warn("felix.bad_subnet", "key", u.key, "what", ok.error().what, "action", "no blackhole route for it");
       compiler.update(u.key, view_of(u.value));
       if (!u.key.starts_with(model::kWorkloadEndpoints) || !is_local(u.key)) continue;
       if (!u.value) {
@@ -328,7 +337,7 @@ struct Engine::Impl {
     loop.post([this] { apply(); });
   }
   void schedule_if_due() {
-    if (taps->pending() || taps->changed() || taps->host_interfaces_changed()) schedule();
+    if (taps->pending() || blackholes->pending() || taps->changed() || taps->host_interfaces_changed()) schedule();
   }
 
   void retry_later() {
@@ -366,8 +375,12 @@ struct Engine::Impl {
     if (std::exchange(reload_taps, false) && loaded) {
       measures.reread_links.add();
       if (auto ok = taps->load(); !ok) return failed(ok.error(), reload_taps);
+      if (auto ok = blackholes->load(); !ok) return failed(ok.error(), reload_taps);
     }
-    if (taps->take_host_addresses(host_addresses)) compiler.set_host_addresses(host_addresses);
+    if (taps->take_host_addresses(host_addresses)) {
+      compiler.set_host_addresses(host_addresses);
+      blackholes->set_host_addresses(host_addresses);
+    }
     if (taps->take_host_interfaces(host_interfaces)) compiler.set_host_interfaces(host_interfaces);
     const auto begin = std::chrono::steady_clock::now();
     auto delta = compiler.flush();
@@ -426,6 +439,7 @@ struct Engine::Impl {
     auto done = taps->withdraw();
     if (done) done = firewall->add();
     if (done) done = taps->program();
+    if (done) done = blackholes->program();
     if (done) done = firewall->remove();
     if (firewall->refused() != refused_before)
       for (const auto& [key, plan] : ruleset.endpoints) touched.insert(key);
@@ -444,7 +458,7 @@ struct Engine::Impl {
     report_endpoints(touched);
     report_hosts();
     measure(begin, firewall->commits() != commits_before || !delta.empty());
-    if (taps->pending())
+    if (taps->pending() || blackholes->pending())
       retry_later();  // an interface came or refused something between
     else
       retry_after = 100ms;
@@ -771,6 +785,7 @@ struct Engine::Impl {
   Loop loop{"felix"};
   std::optional<netlink::Rtnl> rtnl;
   std::optional<Taps> taps;
+  std::optional<Blackholes> blackholes;
   std::optional<Firewall> firewall;
   std::optional<netlink::Monitor> link_monitor;
   std::optional<nft::Monitor> nft_monitor;

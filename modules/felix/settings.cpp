@@ -69,6 +69,12 @@ constexpr config::Param kParams[] = {
      .def = "yes",
      .reload = Reload::live,
      .help = "End established connections that a change of policy no longer allows; no = they live until they end."},
+    {.name = "felix.blackhole_subnets",
+     .type = Type::boolean,
+     .def = "no",
+     .reload = Reload::live,
+     .help = "Drop here what goes to an address of a Neutron subnet that no route leads to. Only where BGP brings the "
+             "routes to all other hosts' endpoints: with a default route alone it would cut them off."},
     {.name = "felix.endpoint_reporting",
      .type = Type::boolean,
      .def = "yes",
@@ -192,6 +198,7 @@ Settings settings_of(const config::Config& c) {
   s.route_protocol = static_cast<std::uint8_t>(c.integer("felix.route_protocol"));
   s.reporting_interval = c.duration("felix.reporting_interval");
   if (s.metadata_port == 0) s.metadata_address.reset();
+  s.blackhole_subnets = c.boolean("felix.blackhole_subnets");
   s.cut_flows = c.boolean("felix.cut_flows");
   s.endpoint_reporting = c.boolean("felix.endpoint_reporting");
   s.migration_convergence = c.duration("felix.migration_convergence");

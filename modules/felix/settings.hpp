@@ -29,6 +29,7 @@ struct Settings {
   std::optional<config::IpPort> health_at;   ///< absent = not asked for
   std::optional<config::IpPort> metrics_at;  ///< besides [metrics] listen
   Duration watchdog_timeout = std::chrono::seconds(90);
+  bool blackhole_subnets = false;
   bool cut_flows = true;  ///< what a change of policy no longer allows is ended
   bool operator==(const Settings&) const = default;
 };
