@@ -71,11 +71,10 @@ int help(const Invocation& in) {
 }
 
 int unknown(const Invocation& in, const std::string& command) {
-  for (const char* later : {"cleanup"})
-    if (command == later) {
-      fmt::print(stderr, "calico-node: {} is not built yet; calico-node help lists what is\n", command);
-      return 2;
-    }
+  if (command == "cleanup" || command == "guard") {
+    fmt::print(stderr, "calico-node: {} comes with the module felix, which is not in {}\n", command, in.module_folder);
+    return 2;
+  }
   fmt::print(stderr, "calico-node: unknown command '{}'; calico-node help lists them\n", command);
   for (const auto& line : module::scan(in.module_folder).refused) fmt::print(stderr, "calico-node: {}\n", line);
   return 2;

@@ -1,10 +1,11 @@
-// The module felix: roles compute and felix, applet guard.
+// The module felix: roles compute and felix, applets guard and cleanup.
 #include <memory>
 #include <optional>
 
 #include "core/module/abi.hpp"
 #include "core/module/context.hpp"
 #include "core/module/module.hpp"
+#include "modules/felix/cleanup.hpp"
 #include "modules/felix/engine.hpp"
 #include "modules/felix/guard.hpp"
 #include "modules/felix/settings.hpp"
@@ -66,6 +67,7 @@ void destroy(module::Module* m) noexcept { delete m; }
 
 constexpr module::Applet kApplets[] = {
     {"guard", "loads the boot guard; does nothing when felix's table exists", guard_main},
+    {"cleanup", "removes from the kernel all and only what is ours; refuses while a calico-node runs", cleanup_main},
 };
 
 }  // namespace

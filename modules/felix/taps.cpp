@@ -14,7 +14,6 @@ constexpr std::uint32_t kElevatedMetric = 512;  // of an endpoint that just migr
 
 /// Handles of our token buckets: the kernel gives 0x8000 and on by itself, people small numbers.
 constexpr std::uint32_t kOurHandles = 0xc000;
-bool is_our_bucket(const netlink::Qdisc& q) { return q.kind == "tbf" && q.handle >> 28U == kOurHandles >> 12U; }
 
 /// An address a route leads to: its own, or a floating IP.
 bool has_address(const model::EndpointPlan& p, const Ip& ip) {
@@ -25,6 +24,8 @@ bool has_address(const model::EndpointPlan& p, const Ip& ip) {
 bool gone_already(int error) { return error == ENODEV || error == ENETDOWN || error == ENOENT || error == ESRCH; }
 
 }  // namespace
+
+bool is_our_bucket(const netlink::Qdisc& q) { return q.kind == "tbf" && q.handle >> 28U == kOurHandles >> 12U; }
 
 netlink::Qdisc token_bucket(IfIndex dev, const model::Bandwidth& b) {
   constexpr std::uint32_t kOnePacket = 10'240;

@@ -70,6 +70,8 @@ struct SameQdisc {
 };
 /// The token bucket for this bandwidth. A packet above a burst would be dropped, so bursts hold one of 9000 bytes.
 [[nodiscard]] netlink::Qdisc token_bucket(IfIndex dev, const model::Bandwidth& b);
+/// By its kind and handle.
+[[nodiscard]] bool is_our_bucket(const netlink::Qdisc& q);
 
 /// How an endpoint's interface stands.
 struct TapState {

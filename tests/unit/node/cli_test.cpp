@@ -32,7 +32,7 @@ TEST(Cli, BadUsageIsTwoAndSaysWhat) {
     const char* args;
     const char* text;
   } cases[] = {
-      {" cleanup", "cleanup is not built yet"},
+      {" --modules /nowhere cleanup", "cleanup comes with the module felix, which is not in /nowhere"},
       {" frobnicate", "unknown command 'frobnicate'"},
       {" ../../x", "unknown command '../../x'"},
       {" --frob", "unknown option --frob"},
