@@ -108,7 +108,8 @@ void Compiler::Impl::drop_element(const std::string& set, const Element& e) {
   if (!d.added.erase(e)) d.removed.insert(e);
 }
 
-void Compiler::Impl::put_chain(const std::string& name, ChainRules rules) {
+void Compiler::Impl::put_chain(const std::string& name, ChainRules rules, const std::string& title) {
+  if (!title.empty()) ruleset.titles[name] = title;
   auto [it, fresh] = ruleset.chains.try_emplace(name);
   if (!fresh && it->second == rules) return;
   it->second = std::move(rules);
@@ -116,7 +117,9 @@ void Compiler::Impl::put_chain(const std::string& name, ChainRules rules) {
 }
 
 void Compiler::Impl::drop_chain(const std::string& name) {
-  if (ruleset.chains.erase(name)) delta.chains.insert(name);
+  if (!ruleset.chains.erase(name)) return;
+  ruleset.titles.erase(name);
+  delta.chains.insert(name);
 }
 
 // --- endpoints ------------------------------------------------------------------------------------------------------

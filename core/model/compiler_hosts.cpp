@@ -154,6 +154,7 @@ void Compiler::Impl::plan_host(const Host& h, HostPlan& p, std::map<std::string,
       count = put_questions(forward ? forwarded : local, ingress, !forward,
                             [&](int n) { return n == 1 ? first : fmt::format("{}/{}", first, n); });
     }
+    if (title != h.name && count > 0) ruleset.titles[first] = h.name;
   }
 }
 

@@ -82,6 +82,7 @@ struct Compiler::Impl {
   /// only they know what follows the tier.
   struct Half {
     std::string chain;
+    std::string title;  // of the policy, when the chain's name holds a hash
     bool has_chain = false;
     ChainRules passing;  // with Verdict::pass among them
   };
@@ -165,7 +166,8 @@ struct Compiler::Impl {
   void drop_set(const std::string& name);
   void add_element(const std::string& set, const Element& e);
   void drop_element(const std::string& set, const Element& e);
-  void put_chain(const std::string& name, ChainRules rules);
+  /// `title` when the name holds a hash. It belongs to the name: an existing chain's is never another.
+  void put_chain(const std::string& name, ChainRules rules, const std::string& title = {});
   void drop_chain(const std::string& name);
 
   // compiler.cpp: endpoints

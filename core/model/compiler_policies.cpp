@@ -90,6 +90,7 @@ Compiler::Impl::Policy& Compiler::Impl::new_policy(const std::string& key, const
   const auto name = folder + chain_title(title);
   p.in.chain = "in/" + name;
   p.out.chain = "out/" + name;
+  if (!plain_name(title)) p.in.title = p.out.title = title;
   return p;
 }
 

@@ -40,7 +40,7 @@ bool Compiler::Impl::put_half(Half& h, ChainRules rules) {
     touched = true;
   }
   if (has_chain)
-    put_chain(h.chain, std::move(rules));
+    put_chain(h.chain, std::move(rules), h.title);
   else
     drop_chain(h.chain);
   return touched;

@@ -168,7 +168,8 @@ std::string to_text(const Ruleset& r) {
     for (const auto& e : s.elements) out += fmt::format("  {}\n", to_string(s.kind, e));
   }
   for (const auto& [name, rules] : r.chains) {
-    out += fmt::format("chain {}\n", name);
+    const auto title = r.titles.find(name);
+    out += fmt::format("chain {}{}\n", name, title == r.titles.end() ? "" : "  # " + title->second);
     for (const auto& rule : rules) out += fmt::format("  {}\n", to_string(rule));
   }
   for (const auto& [key, p] : r.endpoints) {

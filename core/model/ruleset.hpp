@@ -155,6 +155,7 @@ struct HostPlan {
 
 struct Ruleset {
   std::map<std::string, ChainRules> chains;
+  std::map<std::string, std::string> titles;  ///< for people: what a chain is whose name holds a hash, by its name
   std::map<std::string, SetContent> sets;
   std::map<std::string, EndpointPlan> endpoints;  ///< by key
   std::map<std::string, HostPlan> hosts;          ///< host endpoints of this host, by key

@@ -145,11 +145,11 @@ void Firewall::put_chain(const nft::ChainRef& ref, std::optional<nft::BaseChain>
   dirty_chains_.insert(ref);
 }
 
-void Firewall::put_chain(const std::string& name, const model::ChainRules& rules) {
+void Firewall::put_chain(const model::Ruleset& ruleset, const std::string& name) {
   std::vector<nft::Rule> out;
   std::vector<std::string> uses, boxes;
   if (is_host_chain(name)) out = host_prelude(name);
-  const auto flat = flatten(rules);
+  const auto flat = flatten(ruleset.chains.at(name));
   for (const auto& s : flat.lookups) {
     hold(s);
     boxes.push_back(s.name);
@@ -171,6 +171,8 @@ void Firewall::put_chain(const std::string& name, const model::ChainRules& rules
   forgive(name);
   const auto before = std::exchange(chains_[{kInet, name}].boxes, std::move(boxes));
   put_chain({kInet, name}, std::nullopt, std::move(out), std::move(uses));
+  if (const auto title = ruleset.titles.find(name); title != ruleset.titles.end())
+    chains_[{kInet, name}].about = comment_of(title->second);
   for (const auto& set : before) release(set);
 }
 
@@ -263,8 +265,8 @@ void Firewall::stage(const model::Ruleset& ruleset, const model::RulesetDelta& d
   for (const auto& [name, d] : delta.elements)
     if (auto it = ruleset.sets.find(name); it != ruleset.sets.end()) change_elements(name, it->second, d);
   for (const auto& name : delta.chains) {
-    if (auto it = ruleset.chains.find(name); it != ruleset.chains.end())
-      put_chain(name, it->second);
+    if (ruleset.chains.contains(name))
+      put_chain(ruleset, name);
     else
       drop_chain({kInet, name});
   }
@@ -303,7 +305,7 @@ void Firewall::stage_all(const model::Ruleset& ruleset) {
     if (c.wanted && !ruleset.chains.contains(ref.name) && !static_.contains(nft::to_string(ref.table) + " " + ref.name))
       gone.push_back(ref);
   for (const auto& ref : gone) drop_chain(ref);
-  for (const auto& [name, rules] : ruleset.chains) put_chain(name, rules);
+  for (const auto& [name, rules] : ruleset.chains) put_chain(ruleset, name);
 }
 
 // ---- actual ----
@@ -466,7 +468,7 @@ nft::Batch Firewall::addition(Origins& origins) {
     if (const auto& s = sets_.at(ref); s.wanted && !s.present) note(b.add(s.spec), {Origin::What::set, {}, ref, {}});
   for (const auto& ref : dirty_chains_)
     if (const auto& c = chains_.at(ref); c.wanted && !c.present)
-      note(b.add(nft::Chain{ref.table, ref.name, c.base, {}}), {Origin::What::chain, ref.name, {}, {}});
+      note(b.add(nft::Chain{ref.table, ref.name, c.base, c.about}), {Origin::What::chain, ref.name, {}, {}});
   for (const auto& ref : dirty_sets_) {
     const auto& s = sets_.at(ref);
     if (!s.wanted) continue;

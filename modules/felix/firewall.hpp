@@ -70,6 +70,7 @@ class Firewall {
  private:
   struct ChainState {
     std::optional<nft::BaseChain> base;
+    std::string about;  // written with the chain, once: it belongs to the name
     bool wanted = false;
     std::vector<nft::Rule> rules;
     std::vector<std::string> uses;   // sets and chains its rules name
@@ -97,7 +98,7 @@ class Firewall {
   void put_extra(const ExtraHooks& hooks);
   void put_chain(const nft::ChainRef& ref, std::optional<nft::BaseChain> base, std::vector<nft::Rule> rules,
                  std::vector<std::string> uses);
-  void put_chain(const std::string& name, const model::ChainRules& rules);
+  void put_chain(const model::Ruleset& ruleset, const std::string& name);
   void drop_chain(const nft::ChainRef& ref);
   void hold(const BoxSet& set);
   void release(const std::string& set);

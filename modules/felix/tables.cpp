@@ -237,14 +237,19 @@ std::vector<StaticChain> extra_chains(const ExtraHooks& hooks, const std::vector
   return out;
 }
 
+std::string comment_of(std::string_view text) {
+  auto out = shown(text, 120);
+  // nft prints comments between double quotes and cannot read back one within; selectors know both kinds.
+  std::replace(out.begin(), out.end(), '"', '\'');
+  return out;
+}
+
 nft::Set to_nft(const std::string& name, const model::SetContent& set) {
   using model::SetKind;
   nft::Set s;
   s.table = set.arp ? kArp : kInet;
   s.name = name;
-  s.comment = set.about.substr(0, 120);
-  // nft prints comments between double quotes and cannot read back one within; selectors know both kinds.
-  std::replace(s.comment.begin(), s.comment.end(), '"', '\'');
+  s.comment = comment_of(set.about);
   switch (set.kind) {
     case SetKind::if_mac_ip4:
       s.key = {Type::ifname, Type::ether_addr, Type::ipv4_addr};

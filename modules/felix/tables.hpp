@@ -53,6 +53,9 @@ struct ExtraHooks {
 [[nodiscard]] std::vector<StaticChain> extra_chains(const ExtraHooks& hooks,
                                                     const std::vector<std::string>& interface_prefixes);
 
+/// Text of tenants as a comment that `nft list` prints safely and reads back: printable ASCII, no double quote, at most
+/// 123 bytes.
+[[nodiscard]] std::string comment_of(std::string_view text);
 [[nodiscard]] nft::Set to_nft(const std::string& name, const model::SetContent& set);
 [[nodiscard]] nft::Element to_nft(model::SetKind kind, const model::Element& e);
 [[nodiscard]] nft::Rule to_nft(const model::MatchRule& r);

@@ -11,10 +11,13 @@ struct RulesetMirror {
   model::Ruleset r;
   void apply(const model::Ruleset& now, const model::RulesetDelta& d) {
     for (const auto& n : d.chains) {
-      if (auto it = now.chains.find(n); it != now.chains.end())
+      r.titles.erase(n);
+      if (auto it = now.chains.find(n); it != now.chains.end()) {
         r.chains[n] = it->second;
-      else
+        if (auto title = now.titles.find(n); title != now.titles.end()) r.titles.insert(*title);
+      } else {
         EXPECT_EQ(r.chains.erase(n), 1U) << n;
+      }
     }
     for (const auto& n : d.sets_gone) EXPECT_EQ(r.sets.erase(n), 1U) << n;
     for (const auto& n : d.sets_made) {

@@ -180,6 +180,38 @@ TEST(FelixPolicy, NamedPorts) {
   EXPECT_TRUE(p.closes(81));
 }
 
+TEST(FelixPolicy, TheRulesetSaysWhatAHashStandsFor) {
+  NEEDS_NETNS();
+  Pair p;
+  const std::string odd = "first;\"one\"}" + std::string(300, 'x');
+  // A name and a selector that try to end the comment they are in.
+  p.b.view.set(global(odd), policy("default", 1, R"j({"action":"Deny","protocol":6,"destination":{"ports":[81]}})j"));
+  p.b.view.set(global("second"),
+               policy("default", 2,
+                      R"j({"action":"Allow","protocol":6,"source":{"selector":"x == '\"\\n\u001b[31m' || all()"}})j"));
+  ASSERT_NO_FATAL_FAILURE(p.start());
+  auto l80 = listener(p.server.ns, 80), l81 = listener(p.server.ns, 81);
+  ASSERT_TRUE(p.opens(80));
+  EXPECT_TRUE(refused(p.client.ns, p.server.ip, 81));
+  const auto text = p.b.host.run("nft list table inet calico");
+  const auto at = text.find("comment \"first;'one'}xxx");
+  ASSERT_NE(at, text.npos) << text;
+  EXPECT_EQ(text.substr(at, text.find('\n', at) - at).size(), 9 + 120 + 3 + 1U);
+  EXPECT_NE(text.rfind("chain in/global/", at), text.npos);
+  EXPECT_EQ(text.find('\x1b'), text.npos);
+  // What is printed is read by nft: in a namespace where nobody owns the table.
+  auto plain = p.b.host.run("nft -s list table inet calico | sed -e 's/ # progname .*//' -e '/^\tflags [op ]/d'");
+  const auto read = p.b.out.try_run_with("nft -f -", plain);
+  EXPECT_EQ(read.status, 0) << read.text;
+  // A restart writes nothing for it.
+  const auto before = p.b.kernel(false);
+  p.b.stop();
+  ASSERT_NO_FATAL_FAILURE(p.b.start());
+  ASSERT_TRUE(p.b.up(p.server));
+  EXPECT_EQ(p.b.kernel(false), before);
+  EXPECT_LE(p.b.described().at("nft").at("operations").to_number<int>(), 2) << "the adoption of the two tables";
+}
+
 TEST(FelixPolicy, NegationsOfIcmp) {
   NEEDS_NETNS();
   Pair p;

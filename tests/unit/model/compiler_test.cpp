@@ -268,6 +268,35 @@ TEST(Compiler, RulesInWords) {
   EXPECT_EQ(chain.at(fmt::format("out-{}", group)).size(), 1U);
 }
 
+TEST(Compiler, AChainWithAHashInItsNameHasATitle) {
+  auto c = make("h");
+  Mirror kernel;
+  const auto apply = [&] { kernel.apply(c.ruleset(), c.flush()); };
+  const std::string odd = "web;\"one\"";
+  const auto key = network_policy_key("openstack", odd);
+  c.update(wep_key("h", 1), wep("h", 1, R"("web":"")", R"("10.0.0.1/32")"));
+  c.update(network_policy_key("openstack", "plain"), policy("has(web)", R"({"action":"Deny","protocol":"UDP"})"));
+  apply();
+  EXPECT_TRUE(c.ruleset().titles.empty()) << "a name says itself";
+  c.update(key, policy("has(web)", R"({"action":"Allow","protocol":"TCP"})"));
+  apply();
+  ASSERT_EQ(c.ruleset().titles.size(), 1U);
+  const auto [chain, title] = *c.ruleset().titles.begin();
+  EXPECT_TRUE(c.ruleset().chains.contains(chain)) << chain;
+  EXPECT_TRUE(chain.starts_with("in/")) << chain;
+  EXPECT_EQ(title, "openstack/" + odd);
+  EXPECT_EQ(kernel.r.titles, c.ruleset().titles);
+  // Nothing left to say: nothing is kept.
+  c.update(key, policy("has(web)", ""));
+  apply();
+  EXPECT_TRUE(c.ruleset().titles.empty());
+  c.update(key, policy("has(web)", R"({"action":"Allow","protocol":"TCP"})"));
+  c.update(key, std::nullopt);
+  apply();
+  EXPECT_TRUE(c.ruleset().titles.empty());
+  EXPECT_EQ(kernel.r, c.ruleset());
+}
+
 TEST(Compiler, NamespacesDoNotMix) {
   auto c = make("h");
   c.update(network_policy_key("other", "p"), policy("all()", R"({"action":"Allow"})"));
