@@ -86,7 +86,7 @@ constexpr Group kUnused[] = {
     {"ipv6support", "IPv6 is always there"},
     {"ipforwarding", "forwarding is always on"},
     {"removeexternalroutes", "routes to endpoints with our protocol are ours, others are left alone"},
-    {"healthtimeoutoverrides", "DataplaneWatchdogTimeout is the only time-out of a loop"},
+    {"healthtimeoutoverrides", "felix is one loop here, and DataplaneWatchdogTimeout its time-out"},
 };
 
 }  // namespace

@@ -200,6 +200,7 @@ constexpr Field kTier[] = {{"order", Is::number}, {"defaultAction", Is::choice, 
 
 // Upstream's parameters. Those our roles read have a type; of the others only the name is known here.
 constexpr Field kFelixConfiguration[] = {
+    {"nodeSelector", Is::selector},
     {"interfacePrefix", Is::text, "255"},
     {"metadataAddr", Is::text, "255"},
     {"metadataPort", Is::integer, "0:65535"},

@@ -76,7 +76,12 @@ Status check_bgp_peer(const json::object& r) { return parsed(model::parse_bgp_pe
 Status check_bgp_filter(const json::object& r) { return parsed(model::parse_bgp_filter, r); }
 
 /// The names our readers look for; upstream's scoped ones ("mynodes") are kept for upstream's agents.
-Status check_felix_configuration(const json::object& r) { return parsed(model::parse_felix_configuration, r); }
+Status check_felix_configuration(const json::object& r) {
+  const auto name = text_at(object_at(r, "metadata"), "name");
+  if ((name == "default" || name.starts_with("node.")) && !text_at(object_at(r, "spec"), "nodeSelector").empty())
+    return fail(Errc::invalid, "spec.nodeSelector: only under other names than 'default' and 'node.NAME'");
+  return parsed(model::parse_felix_configuration, r);
+}
 
 Status check_ip_pool(const json::object& r) {
   const auto& s = object_at(r, "spec");

@@ -82,8 +82,10 @@ void add_notes(const Item& i, std::vector<std::string>& notes) {
   if (is_generated(*i.kind, i.name))
     note("written by the controller from Neutron's objects, which puts its own back at its next change or resync");
   const std::string_view k = i.kind->name;
-  if (k == "FelixConfiguration" && i.name != "default" && !i.name.starts_with("node."))
-    note("roles of this version read 'default' and 'node.NAME' only");
+  if (k == "FelixConfiguration" && i.name != "default" && !i.name.starts_with("node.")) {
+    if (text_at(object_at(i.resource, "spec"), "nodeSelector").empty())
+      note("without spec.nodeSelector it is for nobody: 'default' is for all, 'node.NAME' for one");
+  }
   if (k == "BGPConfiguration" && i.name != "default" && !i.name.starts_with("node."))
     note("roles of this version read 'default' and 'node.NAME' only");
   if (k == "BGPConfiguration")

@@ -21,6 +21,7 @@
 #include "core/netlink/sysctl.hpp"
 #include "core/nft/connection.hpp"
 #include "modules/felix/blackholes.hpp"
+#include "modules/felix/configurations.hpp"
 #include "modules/felix/firewall.hpp"
 #include "modules/felix/flows.hpp"
 #include "modules/felix/hosts.hpp"
@@ -233,8 +234,7 @@ struct Engine::Impl {
   void take_configuration() {
     configuration_changed = false;
     std::vector<std::string> ignored;
-    const auto given =
-        config.with_felix(felix_default, "default", &ignored).with_felix(felix_node, "node." + node, &ignored);
+    const auto given = felix_configurations.over(config, ignored);
     for (auto& line : unusable(given)) ignored.push_back(std::move(line));
     for (const auto& line : ignored) tell_ignored(line);
     measures.ignored.set(static_cast<double>(ignored.size()));
@@ -294,6 +294,7 @@ struct Engine::Impl {
       if (auto ok = blackholes->update(u.key, view_of(u.value)); !ok)
         log::warn("felix.bad_subnet", "key", u.key, "what", ok.error().what, "action", "no blackhole route for it");
       compiler.update(u.key, view_of(u.value));
+      if (u.key == own_node) on_own_node(u);
       if (!u.key.starts_with(model::kWorkloadEndpoints) || !is_local(u.key)) continue;
       if (!u.value) {
         times.erase(u.key);
@@ -321,13 +322,21 @@ struct Engine::Impl {
 
   void on_felix_configuration(const sync::Update& u) {
     const auto name = std::string_view(u.key).substr(model::kFelixConfigurations.size());
-    auto* into = name == "default" ? &felix_default : name == "node." + node ? &felix_node : nullptr;
-    if (!into) return;
-    configuration_changed = true;
-    if (!u.value) return into->clear();
-    auto f = model::parse_felix_configuration(*u.value);
-    if (!f) return log::warn("felix.bad_configuration", "key", u.key, "what", f.error().what, "action", "ignoring it");
-    *into = std::move(f->values);
+    const auto changed = felix_configurations.update(name, view_of(u.value));
+    if (!changed)
+      log::warn("felix.bad_configuration", "key", u.key, "what", changed.error().what, "action", "ignoring it");
+    configuration_changed = configuration_changed || !changed || *changed;
+  }
+
+  /// A FelixConfiguration may select us by our labels.
+  void on_own_node(const sync::Update& u) {
+    model::Labels labels;
+    if (u.value) {
+      auto n = model::parse_node(*u.value);
+      if (!n) return;  // the compiler names it
+      labels = std::move(n->meta.labels);
+    }
+    if (felix_configurations.set_labels(std::move(labels))) configuration_changed = true;
   }
 
   // ---- kernel ----
@@ -780,7 +789,8 @@ struct Engine::Impl {
   metrics::Registry nobody;  // without a process around us
   Measures measures;
   model::Compiler compiler;
-  std::map<std::string, std::string> felix_default, felix_node;
+  Configurations felix_configurations{node};
+  const std::string own_node = model::node_key(node);
 
   Loop loop{"felix"};
   std::optional<netlink::Rtnl> rtnl;

@@ -118,6 +118,18 @@ TEST(FelixConfiguration, IsTakenAtRunTime) {
   EXPECT_TRUE(b.up(a)) << "reporting came on: its state is written";
   EXPECT_TRUE(eventually("settled", [&] { return b.report.is_settled(model::endpoint_status_prefix("", "h")); }));
 
+  // By the labels of our Node, between the two.
+  b.view.set(model::felix_configuration_key("rack"),
+             R"({"spec":{"nodeSelector":"rack == 'r1'","healthPort":9102,"reportingInterval":"20s"}})");
+  b.view.set(model::node_key("other"), R"({"metadata":{"labels":{"rack":"r1"}},"spec":{}})");
+  b.view.set(model::node_key("h"), R"({"metadata":{"labels":{"rack":"r1"}},"spec":{}})");
+  EXPECT_TRUE(eventually("selected", [&] { return settings().reporting_interval == std::chrono::seconds(20); }));
+  ASSERT_TRUE(settings().health_at);
+  EXPECT_EQ(settings().health_at->to_string(), "127.0.0.1:9102");
+  b.view.set(model::node_key("h"), R"({"metadata":{"labels":{"rack":"r2"}},"spec":{}})");
+  EXPECT_TRUE(eventually("not selected", [&] { return settings().reporting_interval == std::chrono::seconds(90); }));
+  EXPECT_EQ(settings().health_at->to_string(), "127.0.0.1:9100");
+
   // Taken back: the built-in defaults.
   b.view.set(model::felix_configuration_key("node.h"), "not even JSON");
   b.view.set(model::felix_configuration_key("default"), std::nullopt);

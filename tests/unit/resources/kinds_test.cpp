@@ -180,6 +180,10 @@ const Case kCases[] = {
     {"FelixConfiguration", "{name: default}", "{endpointReportingEnabled: 'yes'}", "need true or false"},
     {"FelixConfiguration", "{name: default}", "{deviceRouteProtocol: 256}", "need a whole number from 1 to 255"},
     {"FelixConfiguration", "{name: node./x}", "{}", "metadata.name"},
+    {"FelixConfiguration", "{name: gpu}", "{nodeSelector: rack == 'r1', healthEnabled: true}", ""},
+    {"FelixConfiguration", "{name: gpu}", "{nodeSelector: rack ==}", "spec.nodeSelector"},
+    {"FelixConfiguration", "{name: default}", "{nodeSelector: all()}", "only under other names"},
+    {"FelixConfiguration", "{name: node.h}", "{nodeSelector: all()}", "only under other names"},
     // --- ClusterInformation
     {"ClusterInformation", "{name: default}", "{clusterGUID: abc, datastoreReady: true}", "is read only here"},
     // --- HostEndpoint
