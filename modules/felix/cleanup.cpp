@@ -21,6 +21,7 @@
 #include "core/netlink/rtnl.hpp"
 #include "core/nft/connection.hpp"
 #include "core/store/db.hpp"
+#include "modules/felix/blackholes.hpp"
 #include "modules/felix/settings.hpp"
 #include "modules/felix/tables.hpp"
 #include "modules/felix/taps.hpp"
@@ -176,13 +177,14 @@ class Search {
                                              [&](const auto& p) { return it->second.name.starts_with(p); });
   }
 
-  void routes(Kind kind, std::uint8_t protocol, bool to_our_interfaces) {
+  /// `narrow`: a protocol others may use too; then what felix makes, no more.
+  void routes(Kind kind, std::uint8_t protocol, bool narrow) {
     auto all = nl_.routes({.protocol = protocol});
     if (!all) return problem(all.error());
     for (const auto& r : *all) {
-      if (to_our_interfaces &&
-          !(r.table == netlink::kTableMain && r.nexthops.size() == 1 && has_prefix(r.nexthops[0].dev)))
-        continue;
+      const bool to_endpoint = r.nexthops.size() == 1 && has_prefix(r.nexthops[0].dev);
+      const bool hole = r.type == netlink::RouteType::blackhole && r.metric == kBlackholeMetric;
+      if (narrow && !(r.table == netlink::kTableMain && (to_endpoint || hole))) continue;
       auto normal = netlink::normalised(r);
       auto text = netlink::to_string(normal);
       add(kind, std::move(text), [normal = std::move(normal)](netlink::Batch& b) { b.remove(normal); });

@@ -3,7 +3,7 @@
 /// does the same without us, in shell; the two know what is ours by the same marks:
 ///
 ///   routes            protocol 88 (felix) and 89 (BGP), every table; nexthop objects of protocol 89; another
-///                     [felix] route_protocol: to interfaces of its prefix only
+///                     [felix] route_protocol: to interfaces of its prefix, and blackholes, only
 ///   neighbours        permanent ones, IPv6 proxy entries, a tbf with a handle c000: to cfff: at the root, the device
 ///                     group: on interfaces in one of felix's groups
 ///   the DHCP bridge   by its name

@@ -252,6 +252,28 @@ TEST(FelixCleanup, RefusesWhileOneRunsHere) {
   EXPECT_EQ(host.run("nft list ruleset"), "");
 }
 
+/// Of a protocol that others use too, only what felix makes.
+TEST(FelixCleanup, AnotherProtocolIsNotOursAlone) {
+  NEEDS_NETNS();
+  Netns host("protocol");
+  TempDir dir("cleanup-protocol");
+  std::ofstream(dir.file("conf")) << fmt::format("[node]\nstate_dir = {}\nfelix_cfg =\n[felix]\nroute_protocol = 3\n",
+                                                 dir.path());
+  host.run(
+      "set -e; ip link add tap1 type veth peer name eth0; ip link set tap1 up; ip link set eth0 up; ip "
+      "route add 203.0.113.0/24 dev eth0 proto 3; ip route add blackhole 203.0.114.0/24 proto 3; ip route add "
+      "203.0.115.0/24 dev tap1 proto 4; ip route add 203.0.116.1 dev tap1 proto 3 table 100");
+  const auto before = kernel_of(host);
+  host.run(
+      "set -e; ip route add 10.65.0.2 dev tap1 proto 3 metric 1024; ip route add blackhole 10.65.0.0/24 proto 3 "
+      "metric 1000000; ip -6 route add blackhole fd65::/64 proto 3 metric 1000000; ip -6 route add fd65::2 dev tap1 "
+      "proto 3");
+  const auto done = host.try_run(kNode + " cleanup --config " + dir.file("conf"));
+  EXPECT_EQ(done.status, 0) << done.text;
+  EXPECT_EQ(done.text, "removed: routes of felix: 4\n");
+  EXPECT_EQ(kernel_of(host), before);
+}
+
 TEST(FelixCleanup, SaysWhatItNeeds) {
   NEEDS_NETNS();
   Netns host("usage");
