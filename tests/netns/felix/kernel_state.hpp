@@ -17,7 +17,7 @@ inline std::string kernel_text(const Netns& host, bool counters = true) {
   std::string text = host.run(
       "nft -a list ruleset | sed -e 's/ progname .*//' -e '/^\tflags/d'; ip -N route show proto 88; ip -N -6 route "
       "show proto 88; ip -N neigh show "
-      "nud permanent; ip -N -6 neigh show proxy; ip -o link | sed -n 's/.*\\(tap[^@]*\\).* \\(group "
+      "nud permanent; ip -N -6 neigh show proxy; ip -o link 2>/dev/null | sed -n 's/.*\\(tap[^@]*\\).* \\(group "
       "[0-9a-z]*\\).*/\\1 \\2/p'");
   if (counters) return text;
   std::string kept;
