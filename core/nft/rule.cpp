@@ -395,6 +395,15 @@ Rule& Rule::set_mark(std::uint32_t value) {
   return *this;
 }
 
+Rule& Rule::set_mark(std::uint32_t value, std::uint32_t mask) {
+  load(Field::mark, kReg1);
+  bitwise(kReg1, Value::host32(~mask).bytes(), Value::host32(value & mask).bytes());
+  Expr e(b_, "meta");
+  b_.be32(NFTA_META_KEY, NFT_META_MARK);
+  b_.be32(NFTA_META_SREG, kReg1);
+  return *this;
+}
+
 Rule& Rule::verdict(const Verdict& v) {
   Expr e(b_, "immediate");
   b_.be32(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT);

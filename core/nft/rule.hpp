@@ -125,6 +125,8 @@ class Rule {
   Rule& counter();
   Rule& log(std::string_view prefix, std::optional<std::uint16_t> nflog_group = {});
   Rule& set_mark(std::uint32_t value);
+  /// The bits of `mask` become those of `value`; the others stay.
+  Rule& set_mark(std::uint32_t value, std::uint32_t mask);
   /// At most `rate` packets a second (burst 5): what is above does not match.
   Rule& limit(std::uint64_t per_second);
   /// A verdict map; no element = go on with the next rule.

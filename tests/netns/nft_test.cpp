@@ -139,6 +139,8 @@ TEST_F(NftTest, RulesPrintAsNftWouldHaveWrittenThem) {
       {Rule().log("x", 3), "log prefix \"x\" group 3"},
       {Rule().limit(10).log("slow"), "limit rate 10/second log prefix \"slow\""},
       {Rule().set_mark(5), "meta mark set 0x00000005"},
+      {Rule().set_mark(0x10000, 0x10000), "meta mark set meta mark | 0x00010000"},
+      {Rule().set_mark(0, 0x10000), "meta mark set meta mark & 0xfffeffff"},
       {Rule().notrack(), "notrack"},
       {Rule().l4proto(6).match(Field::th_dport, Value::be16(22)).accept(), "tcp dport 22 accept"},
   };
