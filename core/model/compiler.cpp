@@ -32,7 +32,7 @@ Compiler::Impl::Impl(CompilerOptions o)
   make_set("qos-out-bytes", SetKind::if_bytes, "bytes from the interface");
   make_set("qos-out-peak", SetKind::if_bytes, "bytes from the interface, in a burst");
   make_set("qos-out-connections", SetKind::if_connections, "connections from the interface");
-  for (const auto* way : {"in", "out", "fwd-in", "fwd-out"}) {
+  for (const auto* way : {"raw-in", "raw-out", "pre-in", "in", "out", "fwd-in", "fwd-out"}) {
     make_set(fmt::format("hosts-{}", way), SetKind::if_verdict, "host endpoints, by interface");
     put_chain(fmt::format("any-{}", way), {});
   }

@@ -6,7 +6,8 @@
 namespace calico::model {
 namespace {
 
-constexpr std::string_view kWays[] = {"in", "out", "fwd-in", "fwd-out"};
+/// In the order a packet meets them.
+constexpr std::string_view kWays[] = {"raw-in", "raw-out", "pre-in", "in", "out", "fwd-in", "fwd-out"};
 const std::string kEvery = "*";
 const std::string kLoopback = "lo";
 const std::string kPass = "hosts-pass";
@@ -115,26 +116,29 @@ std::map<std::string, std::vector<std::string>> Compiler::Impl::interfaces_of_ho
 }
 
 void Compiler::Impl::plan_host(const Host& h, HostPlan& p, std::map<std::string, int>& chains) {
-  auto local = questions_of(h.policies, h.hep.profiles, false);
-  auto forwarded = questions_of(h.policies, {}, true);
+  const bool every = h.hep.interface_name == kEvery;
+  const auto untracked = questions_of(h.policies, {}, Stage::untracked);
+  const auto pre_dnat = questions_of(h.policies, {}, Stage::pre_dnat);
+  const auto local = questions_of(h.policies, h.hep.profiles, Stage::normal);
+  const auto forwarded = questions_of(h.policies, {}, Stage::forwarded);
   bool closed_forward = false;
-  const auto bad = [&](const Policy& x, std::string_view what) {
-    closed_forward = closed_forward || x.body.apply_on_forward;
-    if (p.error.empty()) p.error = fmt::format("policy {}: {}", x.title, what);
-  };
   for (const auto* x : ranked(h.policies)) {
-    if (!x->body.do_not_track && !x->body.pre_dnat) {
-      if (!x->body.fault.empty()) bad(*x, x->body.fault);
-    } else {
-      p.notes.push_back(fmt::format("policy {} is not asked: {} is not supported", x->title,
-                                    x->body.pre_dnat ? "preDNAT" : "doNotTrack"));
-    }
+    const auto& b = x->body;
+    if (every && b.do_not_track)
+      p.notes.push_back(
+          fmt::format("policy {} is not asked: doNotTrack is for host endpoints of named interfaces", x->title));
+    if (b.fault.empty()) continue;
+    closed_forward = closed_forward || b.apply_on_forward || b.do_not_track || b.pre_dnat;
+    if (p.error.empty()) p.error = fmt::format("policy {}: {}", x->title, b.fault);
   }
-  for (const auto& tier : local.tiers)
-    for (const auto& key : tier.policies) p.policies.push_back(policies.at(policy_ids.at(key)).title);
-  if (local.tiers.size() > kMaxTiers && p.error.empty()) {
-    p.error = fmt::format("{} tiers select it: at most {}", local.tiers.size(), kMaxTiers);
-    closed_forward = closed_forward || forwarded.tiers.size() > kMaxTiers;
+  for (const auto* q : {&untracked, &pre_dnat, &local, &forwarded}) {
+    if (every && q == &untracked) continue;
+    if (q != &forwarded)
+      for (const auto& tier : q->tiers)
+        for (const auto& key : tier.policies) p.policies.push_back(policies.at(policy_ids.at(key)).title);
+    if (q->tiers.size() <= kMaxTiers) continue;
+    closed_forward = closed_forward || q != &local;
+    if (p.error.empty()) p.error = fmt::format("{} tiers select it: at most {}", q->tiers.size(), kMaxTiers);
   }
   for (const auto& name : h.hep.profiles)
     if (const auto it = profiles.find(name); it == profiles.end() || !it->second.present)
@@ -142,17 +146,32 @@ void Compiler::Impl::plan_host(const Host& h, HostPlan& p, std::map<std::string,
   const bool closed = !p.error.empty();
   if (closed) p.error += "; refuses all but failsafe ports";
   const auto title = chain_title(h.name);
+  const auto first_of = [&](std::string_view way) { return fmt::format("hep-{}/{}", way, title); };
+  MatchRule accepted;
+  accepted.accepted_early = true;
+  accepted.verdict = Verdict::accept;
   for (const auto& way : kWays) {
+    const bool raw = way.starts_with("raw-");
+    const bool early = raw || way.starts_with("pre-");
     const bool forward = way.starts_with("fwd-");
     const bool ingress = way.ends_with("in");
-    const auto first = fmt::format("hep-{}/{}", way, title);
+    const auto first = first_of(way);
+    const auto name_of = [&](int n) { return n == 1 ? first : fmt::format("{}/{}", first, n); };
     int& count = chains[first];
-    if (forward ? closed_forward : closed) {
+    if (early) {
+      // Of one that refuses everything later anyway, nothing is asked earlier.
+      if (!closed_forward && !(raw && every))
+        count = put_questions(raw ? untracked : pre_dnat, ingress, false, name_of);
+    } else if (forward ? closed_forward : closed) {
       put_chain(first, only(Verdict::drop));
       count = 1;
     } else {
-      count = put_questions(forward ? forwarded : local, ingress, !forward,
-                            [&](int n) { return n == 1 ? first : fmt::format("{}/{}", first, n); });
+      ChainRules lead;
+      // What is forwarded has not left the host by raw-out: its egress is judged here.
+      if (ingress ? chains[first_of("raw-in")] + chains[first_of("pre-in")] > 0
+                  : !forward && chains[first_of("raw-out")] > 0)
+        lead.push_back(accepted);
+      count = put_questions(forward ? forwarded : local, ingress, !forward, name_of, std::move(lead));
     }
     if (title != h.name && count > 0) ruleset.titles[first] = h.name;
   }

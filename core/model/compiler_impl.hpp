@@ -242,8 +242,9 @@ struct Compiler::Impl {
   void plan_nets(const Endpoint& e, EndpointPlan& p);
   /// In the order they are asked. Ids follow the order of arrival: nothing that is told may go by them.
   std::vector<const Policy*> ranked(const std::set<Id>& policies) const;
-  /// `forwarded`: of a host endpoint, for traffic it passes on.
-  Questions questions_of(const std::set<Id>& policies, const std::vector<std::string>& profiles, bool forwarded) const;
+  /// Workload endpoints know only `normal`; of the untracked and those before translation no tier refuses at its end.
+  enum class Stage : std::uint8_t { untracked, pre_dnat, normal, forwarded };
+  Questions questions_of(const std::set<Id>& policies, const std::vector<std::string>& profiles, Stage stage) const;
   auto tier_rank(const std::string& name) const {
     const auto it = tiers.find(name);
     const bool known = it != tiers.end();
@@ -271,9 +272,10 @@ struct Compiler::Impl {
   /// Writes the class's chains of a direction; returns how many.
   int put_class_chains(const Class& c, bool ingress);
   /// The questions of a direction as chains: name_of(1), and name_of(2) and so on for what follows a Pass. What no tier
-  /// decides is the profiles' to decide, or passes. Returns how many; 0 when nothing is asked and it passes.
+  /// decides is the profiles' to decide, or passes. Returns how many; 0 when nothing is asked and it passes. The first
+  /// chain begins with the rules of `lead`.
   int put_questions(const Questions& q, bool ingress, bool profiles_decide,
-                    const std::function<std::string(int)>& name_of);
+                    const std::function<std::string(int)>& name_of, ChainRules lead = {});
 
   CompilerOptions options;
   Ruleset ruleset;

@@ -53,7 +53,7 @@ void Compiler::Impl::plan(Endpoint& e) {
   plan_nats(e, p);
   Questions questions;
   if (!p.left_alone) {
-    questions = questions_of(e.policies, e.wep.profiles, false);
+    questions = questions_of(e.policies, e.wep.profiles, Stage::normal);
     for (const auto& tier : questions.tiers)
       for (const auto& key : tier.policies) {
         const auto& x = policies.at(policy_ids.at(key));
@@ -166,14 +166,15 @@ std::vector<const Compiler::Impl::Policy*> Compiler::Impl::ranked(const std::set
 }
 
 Compiler::Impl::Questions Compiler::Impl::questions_of(const std::set<Id>& of, const std::vector<std::string>& named,
-                                                       bool forwarded) const {
+                                                       Stage stage) const {
+  const bool early = stage == Stage::untracked || stage == Stage::pre_dnat;
   Questions q;
   for (const auto* p : ranked(of)) {
-    if (p->body.do_not_track || p->body.pre_dnat) continue;  // asked for host endpoints only
-    if (forwarded && !p->body.apply_on_forward) continue;
+    if (p->body.do_not_track != (stage == Stage::untracked) || p->body.pre_dnat != (stage == Stage::pre_dnat)) continue;
+    if (stage == Stage::forwarded && !p->body.apply_on_forward) continue;
     if (q.tiers.empty() || q.tiers.back().name != p->body.tier) {
       const auto t = tiers.find(p->body.tier);
-      q.tiers.push_back({p->body.tier, t != tiers.end() && t->second.pass_at_the_end, {}});
+      q.tiers.push_back({p->body.tier, early || (t != tiers.end() && t->second.pass_at_the_end), {}});
     }
     q.tiers.back().policies.push_back(p->key);
   }
@@ -235,8 +236,8 @@ int Compiler::Impl::put_class_chains(const Class& c, bool ingress) {
 }
 
 int Compiler::Impl::put_questions(const Questions& q, bool ingress, bool profiles_decide,
-                                  const std::function<std::string(int)>& name_of) {
-  ChainRules rules;
+                                  const std::function<std::string(int)>& name_of, ChainRules lead) {
+  ChainRules rules = std::move(lead);
   int number = 1;
   bool asked = profiles_decide;
   const auto end_with = [&](Verdict v, std::string target = {}) {

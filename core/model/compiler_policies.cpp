@@ -99,7 +99,11 @@ std::string Compiler::Impl::chain_title(const std::string& title) {
 }
 
 bool Compiler::Impl::wanted(const Policy& p) const {
-  if (!p.profile) return !selected.items_of(p.id).empty() && !p.body.do_not_track && !p.body.pre_dnat;
+  if (!p.profile) {
+    const auto& of = selected.items_of(p.id);
+    if (!p.body.do_not_track && !p.body.pre_dnat) return !of.empty();
+    return std::any_of(of.begin(), of.end(), [&](const Id id) { return local_host_keys.contains(id); });
+  }
   const auto it = profiles.find(p.body.meta.name);
   return it != profiles.end() && it->second.local > 0;
 }

@@ -112,6 +112,8 @@ void Compiler::Impl::compile_rule(Policy& p, const Rule& r, ChainRules& out, std
     m.protocol = r.protocol;
     m.not_protocol = r.not_protocol;
     m.verdict = verdict_of(r.action, p.profile);
+    if (m.verdict == Verdict::accept && p.body.do_not_track) m.verdict = Verdict::untrack;
+    if (m.verdict == Verdict::accept && p.body.pre_dnat) m.verdict = Verdict::accept_early;
     const auto mark = uses.size();
     const auto sources = compile_side(p, r, r.source, family, uses);
     const auto destinations = sources.empty() ? sources : compile_side(p, r, r.destination, family, uses);

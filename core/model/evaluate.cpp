@@ -221,25 +221,43 @@ Status Policies::update(std::string_view key, std::optional<std::string_view> va
 
 namespace {
 
-/// One endpoint, of whichever kind, and what it is asked.
+enum class Stage : std::uint8_t { untracked, pre_dnat, normal, forwarded };
+
+/// One endpoint, of whichever kind, and what it is asked. Host endpoints are asked in several stages, workload
+/// endpoints in the normal one.
 struct Asked {
   Labels labels;
   std::string ns;
   const std::vector<std::string>* profiles = nullptr;
-  bool forwarded = false;  ///< by a host endpoint: only what applies on forward, and what nothing decides passes
 };
 
-Judgement ask(const Policies& p, const Asked& endpoint, Direction direction, const Packet& packet) {
+bool is_asked(const NetworkPolicy& policy, Stage stage) {
+  switch (stage) {
+    case Stage::untracked:
+      return policy.do_not_track && !policy.pre_dnat;
+    case Stage::pre_dnat:
+      return policy.pre_dnat && !policy.do_not_track;
+    case Stage::normal:
+      return !policy.do_not_track && !policy.pre_dnat;
+    case Stage::forwarded:
+      return !policy.do_not_track && !policy.pre_dnat && policy.apply_on_forward;
+  }
+  return false;
+}
+
+/// Nothing: no rule decided, in the stages where that is no refusal.
+std::optional<Judgement> ask(const Policies& p, const Asked& endpoint, Stage stage, Direction direction,
+                             const Packet& packet, std::vector<std::string>& logged) {
   Judgement j;
   const bool ingress = direction == Direction::ingress;
+  const bool early = stage == Stage::untracked || stage == Stage::pre_dnat;
   const std::string_view way = ingress ? "ingress" : "egress";
 
   std::map<std::string, std::vector<const NetworkPolicy*>> by_tier;
   for (const auto& [key, policy] : p.policies) {
-    if (!selects(policy, endpoint.ns, endpoint.labels)) continue;
-    if (endpoint.forwarded && !policy.apply_on_forward) continue;
-    if (policy.do_not_track || policy.pre_dnat) continue;
+    if (!selects(policy, endpoint.ns, endpoint.labels) || !is_asked(policy, stage)) continue;
     if (!policy.fault.empty()) {
+      if (early) continue;  // judge_host() has looked
       j.reason = fmt::format("policy {} cannot be enforced: {}", title(policy), policy.fault);
       return j;
     }
@@ -271,8 +289,7 @@ Judgement ask(const Policies& p, const Asked& endpoint, Direction direction, con
     bool passed = false;
     for (const auto* policy : policies) {
       const auto where = fmt::format("policy {} {}", title(*policy), way);
-      const auto d =
-          first_match(p, ingress ? policy->ingress : policy->egress, policy->meta.ns, packet, where, j.logged);
+      const auto d = first_match(p, ingress ? policy->ingress : policy->egress, policy->meta.ns, packet, where, logged);
       if (!d) continue;
       if (d->action == Action::pass) {
         passed = true;
@@ -283,12 +300,13 @@ Judgement ask(const Policies& p, const Asked& endpoint, Direction direction, con
       return j;
     }
     const Tier* t = tier_of(tier);
-    if (passed || (t && t->pass_at_the_end)) continue;
+    if (passed || early || (t && t->pass_at_the_end)) continue;
     j.reason = fmt::format("default deny of tier {}, {}", tier, way);
     return j;
   }
 
-  if (endpoint.forwarded) {
+  if (early) return {};
+  if (stage == Stage::forwarded) {
     j.allowed = true;
     j.reason = fmt::format("no policy for forwarded traffic refuses {}", way);
     return j;
@@ -300,7 +318,7 @@ Judgement ask(const Policies& p, const Asked& endpoint, Direction direction, con
       return j;
     }
     const auto where = fmt::format("profile {} {}", name, way);
-    const auto d = first_match(p, ingress ? it->second.ingress : it->second.egress, "", packet, where, j.logged);
+    const auto d = first_match(p, ingress ? it->second.ingress : it->second.egress, "", packet, where, logged);
     if (!d || d->action == Action::pass) continue;  // Pass ends this profile alone
     j.allowed = d->action == Action::allow;
     j.reason = fmt::format("{} rule {}", where, d->rule);
@@ -316,7 +334,10 @@ Judgement judge(const Policies& p, const std::string& endpoint_key, Direction di
   const auto at = p.endpoints.find(endpoint_key);
   if (at == p.endpoints.end()) return {.reason = "no such endpoint"};
   const auto& e = at->second;
-  return ask(p, {labels_of(p, e), e.meta.ns, &e.profiles, false}, direction, packet);
+  std::vector<std::string> logged;
+  auto j = *ask(p, {labels_of(p, e), e.meta.ns, &e.profiles}, Stage::normal, direction, packet, logged);
+  j.logged = std::move(logged);
+  return j;
 }
 
 Judgement judge_host(const Policies& p, const std::string& key, HostTraffic traffic, Direction direction,
@@ -325,7 +346,25 @@ Judgement judge_host(const Policies& p, const std::string& key, HostTraffic traf
   if (at == p.hosts.end()) return {.reason = "no such host endpoint"};
   const auto& h = at->second;
   const bool forwarded = traffic == HostTraffic::forwarded;
-  return ask(p, {with_inherited(p, h.labels, "", h.profiles), "", &h.profiles, forwarded}, direction, packet);
+  const bool ingress = direction == Direction::ingress;
+  const Asked endpoint{with_inherited(p, h.labels, "", h.profiles), "", &h.profiles};
+  // One that cannot be enforced may have been the one that denies: what it is about is refused.
+  for (const auto& [k, policy] : p.policies)
+    if (!policy.fault.empty() && selects(policy, "", endpoint.labels) &&
+        (!forwarded || policy.apply_on_forward || policy.do_not_track || policy.pre_dnat))
+      return {.reason = fmt::format("policy {} cannot be enforced: {}", title(policy), policy.fault)};
+  std::vector<Stage> stages;
+  // A packet meets the untracked policies where it enters the host, be it from outside or from a process.
+  if ((ingress || !forwarded) && h.interface_name != "*") stages.push_back(Stage::untracked);
+  if (ingress) stages.push_back(Stage::pre_dnat);
+  stages.push_back(forwarded ? Stage::forwarded : Stage::normal);
+  std::vector<std::string> logged;
+  for (const auto stage : stages)
+    if (auto j = ask(p, endpoint, stage, direction, packet, logged)) {
+      j->logged = std::move(logged);
+      return *j;
+    }
+  return {};
 }
 
 Judgement evaluate(const Policies& p, const Packet& packet) {

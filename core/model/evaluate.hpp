@@ -12,7 +12,7 @@
 /// failsafe ports, traffic of workloads with the host itself, protected ports.
 ///
 /// It knows tiers, Pass, Log, profiles, network sets, named ports and host endpoints; policies with doNotTrack or
-/// preDNAT are asked of nobody. Cost: all policies × endpoints for each packet. Thread: any, pure.
+/// preDNAT are asked of host endpoints alone. Cost: all policies × endpoints for each packet. Thread: any, pure.
 #include <map>
 #include <optional>
 #include <string>
@@ -66,8 +66,9 @@ struct Judgement {
                               const Packet& packet);
 /// What passes between the host's processes and an interface, or through the host by this interface.
 enum class HostTraffic : std::uint8_t { local, forwarded };
-/// What the host endpoint under `key` says about a packet that comes in (ingress) or goes out by its interface. Not a
-/// key of `p`: refused.
+/// What the host endpoint under `key` says about a packet that comes in (ingress) or goes out by its interface and
+/// whose addresses nobody translates: doNotTrack (not for what is forwarded out), preDNAT (ingress), then the rest. Not
+/// a key of `p`: refused.
 [[nodiscard]] Judgement judge_host(const Policies& p, const std::string& key, HostTraffic traffic, Direction direction,
                                    const Packet& packet);
 /// Both ends. Of two endpoints with one address the first key is asked.

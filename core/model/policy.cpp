@@ -304,9 +304,14 @@ Result<NetworkPolicy> parse_network_policy(std::string_view text, bool global) {
   p.pre_dnat = spec.boolean("preDNAT").value_or(false);
   p.apply_on_forward = spec.boolean("applyOnForward").value_or(false);
   if (p.do_not_track && p.pre_dnat) spec.bad("spec", "doNotTrack and preDNAT exclude each other");
+  if ((p.do_not_track || p.pre_dnat) && !p.apply_on_forward)
+    spec.bad("spec.applyOnForward", "must be true with doNotTrack and preDNAT: they come before it is known where to");
+  if (p.pre_dnat && types.empty()) p.egress_type = false;
   if (!spec.text("serviceAccountSelector").empty()) spec.bad("spec.serviceAccountSelector", "not supported");
   p.ingress = read_rules(spec, "ingress");
   p.egress = read_rules(spec, "egress");
+  if (p.pre_dnat && (p.egress_type || !p.egress.empty()))
+    spec.bad("spec.preDNAT", "is for incoming traffic: types [Ingress] and no egress rules");
   if (!error.empty()) {
     p.fault = std::move(error);
     p.ingress.clear();

@@ -134,9 +134,16 @@ std::string to_string(const MatchRule& r) {
   if (r.not_icmp) out += fmt::format(" icmp type != {}", icmp(*r.not_icmp));
   side_text(out, "saddr", "sport", r.src);
   side_text(out, "daddr", "dport", r.dst);
+  if (r.accepted_early) out += " accepted early";
   switch (r.verdict) {
     case Verdict::accept:
       out += " accept";
+      break;
+    case Verdict::untrack:
+      out += " untrack";
+      break;
+    case Verdict::accept_early:
+      out += " accept early";
       break;
     case Verdict::drop:
       out += " drop";

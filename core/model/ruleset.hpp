@@ -9,10 +9,12 @@
 /// accept ends one judgement. Pass goes to what follows its tier: a policy with a Pass rule is written into the class's
 /// own chain, and what follows is the chain "in-<group>-2" (then -3, …), entered by goto: nothing ever comes back.
 ///
-/// Host endpoints have the same chains under their own names, and maps from the interface instead of its group:
-/// "hosts-in", "hosts-out", "hosts-fwd-in", "hosts-fwd-out". The chains "hosts-pass" (accept), "any-in", "any-out",
-/// "any-fwd-in" and "any-fwd-out" are always there; they go to the endpoint of all other interfaces, or are empty: then
-/// all passes.
+/// Host endpoints have the same chains under their own names, and maps from the interface instead of its group,
+/// "hosts-<way>": raw-in and raw-out (doNotTrack: before connections are tracked), pre-in (preDNAT: before addresses
+/// are translated), in and out (with the host itself), fwd-in and fwd-out (forwarded). The chains "hosts-pass" (accept)
+/// and "any-<way>" are always there; the latter go to the endpoint of all other interfaces, or are empty: then all
+/// passes. What a rule of raw-* or pre-in allows, the later ones are not asked about: they begin with a rule that
+/// accepts it.
 #include <compare>
 #include <cstdint>
 #include <map>
@@ -85,6 +87,8 @@ struct SetContent {
 
 enum class Verdict : std::uint8_t {
   accept,
+  untrack,       ///< accept for the later ways as well, and no connection is tracked: Allow of doNotTrack
+  accept_early,  ///< accept for the later ways as well: Allow of preDNAT
   drop,
   jump,     ///< to `target`, and on with the next rule when it decides nothing
   go,       ///< to `target`, for good
@@ -113,6 +117,7 @@ struct MatchRule {
   std::optional<Icmp> not_icmp;  ///< with a code: the type is the one of `icmp`, the code is another
   Side src;
   Side dst;
+  bool accepted_early = false;  ///< by untrack or accept_early
   Verdict verdict = Verdict::drop;
   std::string target;  ///< chain of jump and go
   bool operator==(const MatchRule&) const = default;
@@ -141,8 +146,8 @@ struct EndpointPlan {
   bool operator==(const EndpointPlan&) const = default;
 };
 
-/// What one host endpoint of this host gets. Its chains: "hep-in/<name>" and "hep-out/<name>" for traffic with the host
-/// itself, "hep-fwd-in/<name>" and "hep-fwd-out/<name>" for what is forwarded; each may have followers ("…/2").
+/// What one host endpoint of this host gets. Its chains: "hep-<way>/<name>" for the ways above; each may have followers
+/// ("…/2").
 struct HostPlan {
   std::string name;
   std::vector<std::string> interfaces;  ///< it polices; "*" = all that no other does

@@ -67,34 +67,37 @@ bool Walk::side(const MatchRule::Side& s, const Ip& ip, std::uint16_t port) cons
   return s.not_port_set.empty() || !in_ports(s.not_port_set, port);
 }
 
-bool Walk::matches(const MatchRule& m, const Packet& p) const {
+bool Walk::matches(const MatchRule& m, const Packet& p, bool accepted_early) const {
   const auto icmp = [&](const Icmp& i) {
     return i.type == p.icmp.type && (!i.code || *i.code == p.icmp.code.value_or(0));
   };
-  return (!m.family || *m.family == p.src.family()) && (!m.protocol || *m.protocol == p.protocol) &&
-         (!m.not_protocol || *m.not_protocol != p.protocol) && (!m.icmp || icmp(*m.icmp)) &&
+  return (!m.accepted_early || accepted_early) && (!m.family || *m.family == p.src.family()) &&
+         (!m.protocol || *m.protocol == p.protocol) && (!m.not_protocol || *m.not_protocol != p.protocol) &&
+         (!m.icmp || icmp(*m.icmp)) &&
          (!m.not_icmp || (m.not_icmp->code ? *m.not_icmp->code != p.icmp.code.value_or(0) : !icmp(*m.not_icmp))) &&
          side(m.src, p.src, p.src_port) && side(m.dst, p.dst, p.dst_port);
 }
 
-std::optional<bool> Walk::chain(const std::string& name, const Packet& p, int depth) const {
+std::optional<Verdict> Walk::chain(const std::string& name, const Packet& p, int depth, bool accepted_early) const {
   const auto it = r_.chains.find(name);
-  if (it == r_.chains.end() || depth > kDepth) return false;
+  if (it == r_.chains.end() || depth > kDepth) return Verdict::drop;
   for (const auto& m : it->second) {
-    if (!matches(m, p)) continue;
+    if (!matches(m, p, accepted_early)) continue;
     switch (m.verdict) {
       case Verdict::accept:
-        return true;
+      case Verdict::untrack:
+      case Verdict::accept_early:
       case Verdict::drop:
+        return m.verdict;
       case Verdict::pass:  // the compiler leaves none
-        return false;
+        return Verdict::drop;
       case Verdict::return_:
         return {};
       case Verdict::log:
         break;
       case Verdict::jump:
       case Verdict::go:
-        if (const auto v = chain(m.target, p, depth + 1); v || m.verdict == Verdict::go) return v;
+        if (const auto v = chain(m.target, p, depth + 1, accepted_early); v || m.verdict == Verdict::go) return v;
     }
   }
   return {};
@@ -107,17 +110,31 @@ bool Walk::allowed(const EndpointPlan& plan, Direction direction, const Packet& 
   probe.group = plan.group;
   const auto it = map->second.elements.lower_bound(probe);
   if (it == map->second.elements.end() || it->group != plan.group) return false;
-  return chain(it->chain, packet, 0).value_or(false);
+  return chain(it->chain, packet, 0).value_or(Verdict::drop) == Verdict::accept;
 }
 
 bool Walk::allowed_host(const std::string& interface, HostTraffic traffic, Direction direction,
                         const Packet& packet) const {
-  const auto way = fmt::format("{}{}", traffic == HostTraffic::forwarded ? "fwd-" : "",
-                               direction == Direction::ingress ? "in" : "out");
-  if (const auto map = r_.sets.find("hosts-" + way); map != r_.sets.end())
-    for (const auto& e : map->second.elements)
-      if (e.interface_name == interface) return chain(e.chain, packet, 0).value_or(false);
-  return chain("any-" + way, packet, 0).value_or(true);
+  bool accepted_early = false;
+  const auto at = [&](const std::string& way) -> Verdict {
+    if (const auto map = r_.sets.find("hosts-" + way); map != r_.sets.end())
+      for (const auto& e : map->second.elements)
+        if (e.interface_name == interface) return chain(e.chain, packet, 0, accepted_early).value_or(Verdict::drop);
+    return chain("any-" + way, packet, 0, accepted_early).value_or(Verdict::accept);
+  };
+  const bool in = direction == Direction::ingress;
+  const bool forwarded = traffic == HostTraffic::forwarded;
+  if (in || !forwarded) {
+    const auto v = at(in ? "raw-in" : "raw-out");
+    if (v == Verdict::drop) return false;
+    accepted_early = v == Verdict::untrack;
+  }
+  if (in && !accepted_early) {
+    const auto v = at("pre-in");
+    if (v == Verdict::drop) return false;
+    accepted_early = v == Verdict::accept_early;
+  }
+  return at(fmt::format("{}{}", forwarded ? "fwd-" : "", in ? "in" : "out")) == Verdict::accept;
 }
 
 }  // namespace calico::model

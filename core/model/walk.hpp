@@ -22,7 +22,8 @@ class Walk {
   explicit Walk(const Ruleset& ruleset) : r_(ruleset) {}
   /// An endpoint that is closed allows nothing.
   bool allowed(const EndpointPlan& plan, Direction direction, const Packet& packet) const;
-  /// What the host endpoint that polices `interface`, or the one of all others, says; nobody there allows.
+  /// What the host endpoint that polices `interface`, or the one of all others, says to a packet whose addresses nobody
+  /// translates: at all stages, one after the other. Nobody there allows.
   bool allowed_host(const std::string& interface, HostTraffic traffic, Direction direction, const Packet& packet) const;
 
  private:
@@ -30,8 +31,9 @@ class Walk {
   bool in_ports(const std::string& set, std::uint16_t port) const;
   bool in_ip_ports(const std::string& set, const Ip& ip, std::uint16_t port) const;
   bool side(const MatchRule::Side& s, const Ip& ip, std::uint16_t port) const;
-  bool matches(const MatchRule& m, const Packet& p) const;
-  std::optional<bool> chain(const std::string& name, const Packet& p, int depth) const;
+  bool matches(const MatchRule& m, const Packet& p, bool accepted_early) const;
+  /// Accept, drop, untrack or accept_early; nothing: it says nothing.
+  std::optional<Verdict> chain(const std::string& name, const Packet& p, int depth, bool accepted_early = false) const;
 
   const Ruleset& r_;
 };

@@ -34,9 +34,6 @@ Status enforceable(const json::object& r, bool global) {
   auto p = model::parse_network_policy(json::serialize(r), global);
   if (!p) return tl::unexpected(p.error());
   if (!p->fault.empty()) return fail(Errc::invalid, "{}", p->fault);
-  // Felix does not ask them of host endpoints yet; better said here than found missing.
-  if (p->do_not_track) return fail(Errc::unsupported, "spec.doNotTrack: not supported yet");
-  if (p->pre_dnat) return fail(Errc::unsupported, "spec.preDNAT: not supported yet");
   return {};
 }
 Status check_network_policy(const json::object& r) { return enforceable(r, false); }

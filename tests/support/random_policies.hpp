@@ -170,10 +170,15 @@ class RandomPolicies {
     if (p.global && one_in(3)) p.namespace_selector = any<std::string>({"all()", "global()"});
     if (one_in(2)) p.order = below(3);
     if (one_in(4)) (one_in(2) ? p.ingress_type : p.egress_type) = false;
-    if (one_in(12)) (one_in(2) ? p.do_not_track : p.pre_dnat) = true;
+    if (one_in(p.global ? 4 : 12)) (one_in(2) ? p.do_not_track : p.pre_dnat) = true;
     p.apply_on_forward = p.do_not_track || p.pre_dnat || one_in(3);
     p.ingress = rules();
     p.egress = rules();
+    if (p.pre_dnat) {
+      p.ingress_type = true;
+      p.egress_type = false;
+      p.egress.clear();
+    }
     return p;
   }
 

@@ -36,6 +36,12 @@ struct RulesetMirror {
       else
         EXPECT_EQ(r.endpoints.erase(n), 1U) << n;
     }
+    for (const auto& n : d.hosts) {
+      if (auto it = now.hosts.find(n); it != now.hosts.end())
+        r.hosts[n] = it->second;
+      else
+        EXPECT_EQ(r.hosts.erase(n), 1U) << n;
+    }
   }
 };
 

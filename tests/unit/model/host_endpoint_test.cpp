@@ -162,13 +162,50 @@ TEST(HostEndpoint, WhatIsWrongWithOne) {
   EXPECT_EQ(h.text("hep-fwd-out/a"), "drop;");
   h.policy("bad", R"j("selector":"has(role)","applyOnForward":true,"doNotTrack":true,"ingress":[{"action":"Deny"}])j");
   h.c.flush();
-  EXPECT_EQ(h.text("hep-in/a"), before);
-  EXPECT_EQ(h.plan("a").notes.back(), "policy bad is not asked: doNotTrack is not supported");
+  EXPECT_EQ(h.text("hep-raw-in/a"), "jump in/global/bad;accept;");
+  EXPECT_EQ(h.text("hep-in/a"), "accepted early accept;" + before);
+  EXPECT_EQ(h.plan("a").error, "");
   h.hep("a", R"j("node":"elsewhere","interfaceName":"eth0")j", R"j("role":"x")j");
   const auto d = h.c.flush();
   EXPECT_TRUE(d.hosts.contains(key_of("a")));
   EXPECT_EQ(h.chain_of("hosts-in", "eth0"), "");
   EXPECT_FALSE(h.c.ruleset().chains.contains("in/global/ok")) << "nobody asks it";
+}
+
+TEST(HostEndpoint, EarlyPolicies) {
+  Rig h;
+  h.hep("a", R"j("node":"h","interfaceName":"eth0")j", R"j("role":"x")j");
+  h.hep("w", R"j("node":"h","interfaceName":"*")j");
+  const std::string about = R"j("selector":"all()","applyOnForward":true,)j";
+  const std::string tcp = R"j("ingress":[{"action":"Allow","protocol":6},{"action":"Deny"}])j";
+  h.policy("u", about + R"j("doNotTrack":true,"egress":[{"action":"Allow"}],)j" + tcp);
+  h.policy("p", about + R"j("preDNAT":true,)j" + tcp);
+  h.c.flush();
+  EXPECT_EQ(h.text("in/global/u"), "protocol 6 untrack;drop;");
+  EXPECT_EQ(h.text("out/global/u"), "untrack;");
+  EXPECT_EQ(h.text("in/global/p"), "protocol 6 accept early;drop;");
+  EXPECT_EQ(h.chain_of("hosts-raw-in", "eth0"), "hep-raw-in/a");
+  EXPECT_EQ(h.chain_of("hosts-raw-out", "eth0"), "hep-raw-out/a");
+  EXPECT_EQ(h.chain_of("hosts-pre-in", "eth0"), "hep-pre-in/a");
+  EXPECT_EQ(h.text("hep-in/a"), "accepted early accept;drop;");
+  EXPECT_EQ(h.text("hep-out/a"), "accepted early accept;drop;");
+  // The star has no untracked part, and says so; the host's talk with itself is not asked before translation either.
+  EXPECT_EQ(h.text("any-raw-in"), "");
+  EXPECT_EQ(h.text("any-pre-in"), "goto hep-pre-in/w;");
+  EXPECT_EQ(h.chain_of("hosts-pre-in", "lo"), "hosts-pass");
+  EXPECT_EQ(h.text("hep-out/w"), "drop;");
+  EXPECT_EQ(h.plan("w").notes,
+            std::vector<std::string>{"policy u is not asked: doNotTrack is for host endpoints of named interfaces"});
+  EXPECT_EQ(h.plan("w").error, "");
+  // No host endpoint here, no chain of them.
+  for (const auto* name : {"a", "w"}) h.c.update(key_of(name), std::nullopt);
+  h.c.flush();
+  EXPECT_FALSE(h.c.ruleset().chains.contains("in/global/u"));
+  EXPECT_FALSE(h.c.ruleset().chains.contains("in/global/p"));
+  for (const auto* name : {"u", "p"}) h.c.update(std::string(kGlobalNetworkPolicies) + name, std::nullopt);
+  h.c.flush();
+  Rig fresh;
+  EXPECT_EQ(to_text(h.c.ruleset()), to_text(fresh.c.ruleset()));
 }
 
 TEST(HostEndpoint, WhatIsSaidOfPoliciesDoesNotDependOnTheirArrival) {
@@ -183,8 +220,7 @@ TEST(HostEndpoint, WhatIsSaidOfPoliciesDoesNotDependOnTheirArrival) {
   for (auto it = policies.rbegin(); it != policies.rend(); ++it) reversed.policy(it->first, it->second);
   h.c.flush();
   reversed.c.flush();
-  EXPECT_EQ(h.plan("e").notes, (std::vector<std::string>{"policy b is not asked: doNotTrack is not supported",
-                                                         "policy a is not asked: preDNAT is not supported"}));
+  EXPECT_EQ(h.plan("e").policies, (std::vector<std::string>{"b", "a", "d", "c"}));
   EXPECT_TRUE(h.plan("e").error.starts_with("policy d: ")) << h.plan("e").error;
   EXPECT_EQ(to_text(h.c.ruleset()), to_text(reversed.c.ruleset()));
 }

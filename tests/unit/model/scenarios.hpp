@@ -28,6 +28,7 @@ struct Probe {
   int endpoint;
   Direction direction;
   Packet packet;
+  std::optional<HostTraffic> host = {};  ///< asked of the host endpoint of eth0 instead
 };
 inline Probe to(int endpoint, const std::string& from, std::uint16_t port, std::uint8_t protocol = 6, int address = 0) {
   Packet p;
@@ -46,6 +47,18 @@ inline Probe from(int endpoint, const std::string& dst, std::uint16_t port) {
   p.src_port = 40000;
   p.dst_port = port;
   return {fmt::format("{} > {} tcp {}", endpoint, dst, port), endpoint, Direction::egress, p};
+}
+
+/// At the host's eth0: to and from its own processes, and through it.
+inline Probe at_host(HostTraffic traffic, Direction d, std::uint16_t port) {
+  const bool in = d == Direction::ingress;
+  Packet p;
+  p.src = *Ip::parse(in ? "192.0.2.1" : "192.0.2.9");
+  p.dst = *Ip::parse(in ? "192.0.2.9" : "192.0.2.1");
+  p.src_port = 40000;
+  p.dst_port = port;
+  return {fmt::format("{} {} {}", in ? "in" : "out", traffic == HostTraffic::forwarded ? "through" : "host", port), 0,
+          d, p, traffic};
 }
 
 struct State {
@@ -70,6 +83,11 @@ inline std::string summary(const Compiler& c, const std::vector<Probe>& probes) 
     if (!plan.error.empty()) out += " !";
     out += "\n";
   }
+  for (const auto& [key, plan] : r.hosts) {
+    out += plan.name + ":";
+    for (const auto& p : plan.policies) out += " " + p;
+    out += plan.error.empty() ? "\n" : " !\n";
+  }
   for (const auto& [name, s] : r.sets)
     if (name.starts_with("s4-") || name.starts_with("p4-")) {
       out += s.about + " =";
@@ -78,6 +96,11 @@ inline std::string summary(const Compiler& c, const std::vector<Probe>& probes) 
     }
   const Walk walk(r);
   for (const auto& p : probes) {
+    if (p.host) {
+      if (r.hosts.empty()) continue;
+      out += fmt::format("{} {}\n", p.text, walk.allowed_host("eth0", *p.host, p.direction, p.packet) ? "yes" : "no");
+      continue;
+    }
     const auto plan = r.endpoints.find(key_of(p.endpoint));
     if (plan != r.endpoints.end())
       out += fmt::format("{} {}\n", p.text, walk.allowed(plan->second, p.direction, p.packet) ? "yes" : "no");
@@ -205,6 +228,8 @@ struct PolicyOptions {
   std::vector<Rule> out = {};
   std::string ns = "openstack";
   bool do_not_track = false;
+  bool pre_dnat = false;
+  bool apply_on_forward = false;
 };
 inline Kv policy(const std::string& name, const std::string& selector, std::vector<Rule> ingress,
                  const PolicyOptions& o = {}) {
@@ -220,7 +245,16 @@ inline Kv policy(const std::string& name, const std::string& selector, std::vect
   p.ingress = std::move(ingress);
   p.egress = o.out;
   p.do_not_track = o.do_not_track;
+  p.pre_dnat = o.pre_dnat;
+  p.apply_on_forward = o.apply_on_forward;
   return {o.ns.empty() ? std::string(kGlobalNetworkPolicies) + name : network_policy_key(o.ns, name), to_json(p)};
+}
+/// Of this host, on eth0 or "*".
+inline Kv host_endpoint(const std::string& name, const std::string& interface = "eth0") {
+  HostEndpoint h;
+  h.node = "h";
+  h.interface_name = interface;
+  return {std::string(kHostEndpoints) + name, to_json(name, h)};
 }
 inline Kv tier(const std::string& name, std::optional<double> order, bool pass = false) {
   return {std::string(kTiers) + name, to_json(name, Tier{order, pass})};

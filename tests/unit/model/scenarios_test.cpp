@@ -209,6 +209,56 @@ TEST(Scenarios, UntrackedPoliciesAreForHostEndpoints) {
           {{e, yes, policy("u", "all()", {kDeny}, {.order = 1, .ns = ""})}, "1: u p\n192.0.2.1 > 1 tcp 80 no\n"}}});
 }
 
+TEST(Scenarios, APolicyOfAHostEndpointChangesItsStage) {
+  const auto e = host_endpoint("e"), star = host_endpoint("e", "*");
+  const auto http = allow(6, {{80, 80}});
+  const auto in = Direction::ingress, out = Direction::egress;
+  const auto host = HostTraffic::local, through = HostTraffic::forwarded;
+  const auto p = [](std::vector<Rule> rules, PolicyOptions o) {
+    o.ns = "";
+    return policy("p", "all()", std::move(rules), o);
+  };
+  const PolicyOptions normal{}, forward{.apply_on_forward = true};
+  const PolicyOptions untracked{.out = {http}, .do_not_track = true, .apply_on_forward = true};
+  const PolicyOptions early{.egress = false, .pre_dnat = true, .apply_on_forward = true};
+  // In to 80 and 81, out to 80; through: in to 80 and 81, out to 80.
+  const auto means = [](const std::string& first, const std::string& answers) {
+    const char* texts[] = {"in host 80",    "in host 81",    "out host 80",
+                           "in through 80", "in through 81", "out through 80"};
+    std::string text = first + "\n";
+    for (std::size_t i = 0; i < answers.size(); ++i)
+      text += fmt::format("{} {}\n", texts[i], answers[i] == 'y' ? "yes" : "no");
+    return text;
+  };
+  const auto q = policy("q", "all()", {kAll}, {.order = 1, .out = {kAll}, .ns = ""});
+  check(
+      {{at_host(host, in, 80), at_host(host, in, 81), at_host(host, out, 80), at_host(through, in, 80),
+        at_host(through, in, 81), at_host(through, out, 80)},
+       {{{e}, means("e:", "nnnyyy")},
+        {{e, p({http}, normal)}, means("e: p", "ynnyyy")},
+        {{e, p({http}, forward)}, means("e: p", "ynnynn")},
+        {{e, p({http}, untracked)}, means("e: p", "ynyyyy")},
+        {{e, p({http}, early)}, means("e: p", "ynnyyy")},
+        {{e, p({with(http, Action::deny)}, early), q}, means("e: p q", "nyynyy")},
+        {{e, p({with(http, Action::deny)}, untracked), q}, means("e: p q", "nyynyy")},
+        {{e, p({kPass}, untracked), q}, means("e: p q", "yyyyyy")},
+        // One that forwarded traffic is asked, behind what an early one allows: in is spared it, out is not.
+        {{e, p({http}, untracked), policy("q", "all()", {kDeny}, {.out = {kDeny}, .ns = "", .apply_on_forward = true})},
+         means("e: p q", "ynyynn")},
+        {{e, p({http}, early), policy("q", "all()", {kDeny}, {.out = {kDeny}, .ns = "", .apply_on_forward = true})},
+         means("e: p q", "ynnynn")},
+        // The end of a tier refuses nothing early, whatever the tier says.
+        {{e, tier("default", 1), p({}, early), q}, means("e: p q", "yyyyyy")},
+        // All interfaces: not before connections are tracked.
+        {{star, p({with(http, Action::deny)}, untracked), q}, means("e: q", "yyyyyy")},
+        {{star, p({with(http, Action::deny)}, early), q}, means("e: p q", "nyynyy")},
+        // What cannot be enforced closes what it is about.
+        {{e, p({http}, {.do_not_track = true}), q}, means("e: p q !", "nnnnnn")},
+        {{e, p({http}, {.do_not_track = true, .pre_dnat = true, .apply_on_forward = true}), q},
+         means("e: q !", "nnnnnn")},
+        {{e, p({http}, {.pre_dnat = true, .apply_on_forward = true}), q}, means("e: p q", "yyyyyy")}}});
+}
+
 // --- profiles --------------------------------------------------------------------------------------------------------
 
 TEST(Scenarios, Profiles) {
