@@ -10,12 +10,42 @@ namespace {
 using nft::Field;
 using nft::Rule;
 
+constexpr std::int32_t kRaw = -300;  // conntrack is at -200
+constexpr std::int32_t kBeforeDnat = -150;
 constexpr std::int32_t kAfterToHost = 1;
 constexpr std::int32_t kBeforeWorkloads = -1;
 constexpr std::int32_t kAfterWorkloads = 2;
 
 StaticChain base(std::string name, nft::Hook hook, std::int32_t priority) {
   return {{kInet, std::move(name), nft::BaseChain{"filter", hook, priority}, {}}, {}};
+}
+
+/// MLD, router and neighbour discovery: without them there is no IPv6 that a failsafe port could be reached by.
+void add_discovery(StaticChain& c) {
+  for (const std::uint8_t type : {130, 131, 132, 133, 134, 135, 136, 143})
+    c.rules.push_back(Rule().icmpv6_type(type).accept());
+}
+
+/// `in`: the packets come in. `reply`: they are what the other side sends back, from the port.
+void add_failsafe(StaticChain& c, const std::vector<Failsafe>& failsafe, bool in, bool reply = false) {
+  for (const auto& f : failsafe) {
+    Rule rule;
+    if (f.net) in ? rule.saddr(*f.net) : rule.daddr(*f.net);
+    if (reply)
+      f.protocol == 6 ? rule.tcp_sport(f.port) : rule.udp_sport(f.port);
+    else
+      f.protocol == 6 ? rule.tcp_dport(f.port) : rule.udp_dport(f.port);
+    c.rules.push_back(std::move(rule.accept().comment(reply ? "reply of a failsafe port" : "failsafe")));
+  }
+}
+
+/// Before connections are tracked.
+StaticChain first_raw_chain(const std::string& name, const Settings& s, bool in) {
+  StaticChain c{{kInet, name, {}, {}}, {}};
+  add_discovery(c);
+  add_failsafe(c, in ? s.failsafe_in : s.failsafe_out, in);
+  add_failsafe(c, in ? s.failsafe_out : s.failsafe_in, in, true);
+  return c;
 }
 
 /// What comes before every policy. `failsafe` null: of forwarded traffic.
@@ -25,15 +55,8 @@ StaticChain first_chain(const std::string& name, const std::vector<Failsafe>* fa
   r.push_back(Rule().ct_state(nft::kEstablished | nft::kRelated).accept());
   r.push_back(Rule().ct_state(nft::kInvalid).counter().drop().comment("belongs to no connection"));
   if (!failsafe) return c;
-  // MLD, router and neighbour discovery: without them there is no IPv6 that a failsafe port could be reached by.
-  for (const std::uint8_t type : {130, 131, 132, 133, 134, 135, 136, 143})
-    r.push_back(Rule().icmpv6_type(type).accept());
-  for (const auto& f : *failsafe) {
-    Rule rule;
-    if (f.net) in ? rule.saddr(*f.net) : rule.daddr(*f.net);
-    f.protocol == 6 ? rule.tcp_dport(f.port) : rule.udp_dport(f.port);
-    r.push_back(std::move(rule.accept().comment("failsafe")));
-  }
+  add_discovery(c);
+  add_failsafe(c, *failsafe, in);
   return c;
 }
 
@@ -44,6 +67,8 @@ std::vector<StaticChain> host_preludes(const Settings& s) {
   out.push_back(first_chain("host-in", &s.failsafe_in, true));
   out.push_back(first_chain("host-out", &s.failsafe_out, false));
   out.push_back(first_chain("host-forward", nullptr, true));
+  out.push_back(first_raw_chain("host-raw-in", s, true));
+  out.push_back(first_raw_chain("host-raw-out", s, false));
   return out;
 }
 
@@ -57,10 +82,19 @@ std::vector<StaticChain> host_hooks(const ExtraHooks& hooks, const std::vector<s
       in ? r.iifname(prefix + "*") : r.oifname(prefix + "*");
       c.rules.push_back(std::move(r.accept().comment("an endpoint's")));
     }
+    if (way.starts_with("pre-") && hooks.hosts_raw)
+      c.rules.push_back(Rule().mark(kAcceptedEarly, kAcceptedEarly).accept().comment("untracked"));
+    else if (way.starts_with("pre-") || way.starts_with("raw-"))  // others' marks, and those of a tunnel's outer packet
+      c.rules.push_back(Rule().set_mark(0, kAcceptedEarly));
     c.rules.push_back(Rule().vmap({in ? Field::iifname : Field::oifname}, "hosts-" + way));
     c.rules.push_back(Rule().goto_("any-" + way));
     out.push_back(std::move(c));
   };
+  if (hooks.hosts_raw) {
+    add("host-untracked-in", nft::Hook::prerouting, kRaw, "raw-in");
+    add("host-untracked-out", nft::Hook::output, kRaw, "raw-out");
+  }
+  if (hooks.hosts_pre) add("host-pre-dnat", nft::Hook::prerouting, kBeforeDnat, "pre-in");
   if (hooks.hosts) {
     add("host-input", nft::Hook::input, kAfterToHost, "in");
     add("host-output", nft::Hook::output, 0, "out");
@@ -77,9 +111,13 @@ bool is_host_chain(const std::string& name) {
 }
 
 std::vector<nft::Rule> host_prelude(const std::string& chain) {
-  const bool forward = chain.starts_with("hep-fwd-");
+  const auto first = chain.starts_with("hep-fwd-")       ? "host-forward"
+                     : chain.starts_with("hep-raw-in/")  ? "host-raw-in"
+                     : chain.starts_with("hep-raw-out/") ? "host-raw-out"
+                     : chain.starts_with("hep-out/")     ? "host-out"
+                                                         : "host-in";  // and before translation
   std::vector<nft::Rule> out;
-  out.push_back(Rule().jump(forward ? "host-forward" : chain.starts_with("hep-in/") ? "host-in" : "host-out"));
+  out.push_back(Rule().jump(first));
   return out;
 }
 

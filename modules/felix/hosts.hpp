@@ -2,6 +2,9 @@
 /// The kernel's side of host endpoints: hooks, the model's maps behind them, and each endpoint's state in
 /// the datastore.
 ///
+///   host-untracked-in (prerouting, -300)    not from tap*: hosts-raw-in
+///   host-untracked-out (output, -300)       not to tap*: hosts-raw-out
+///   host-pre-dnat (prerouting, -150)        not from tap*: hosts-pre-in, any-pre-in
 ///   host-input (1)         not from tap*: hosts-in, any-in
 ///   host-output (0)        not to tap*: hosts-out, any-out
 ///   host-forward-in (-1)   not from tap*: hosts-fwd-in, any-fwd-in
@@ -9,6 +12,9 @@
 ///
 /// An accept ends its base chain alone, so that a packet passes when everybody allows it. Each of the model's chains of
 /// a host endpoint begins with what no policy decides: replies, packets of no connection, ND and MLD, failsafe ports.
+/// Before connections are tracked nobody knows a reply: there the failsafe ports pass in both directions, and what
+/// passes by them, or because no rule matches, is tracked and asked again. What a rule allows early carries
+/// kAcceptedEarly.
 #include <functional>
 #include <map>
 #include <optional>

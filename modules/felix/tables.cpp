@@ -195,8 +195,12 @@ ExtraHooks extra_hooks(const model::Ruleset& ruleset) {
     return any(("hosts-" + way).c_str()) || (star != ruleset.chains.end() && !star->second.empty());
   };
   return {any("qos-out-packets") || any("qos-out-bytes") || any("qos-out-peak"),
-          any("qos-in-packets") || any("qos-in-connections") || any("qos-out-connections"), any("fip4") || any("fip6"),
-          host("in"), host("fwd-in") || host("fwd-out")};
+          any("qos-in-packets") || any("qos-in-connections") || any("qos-out-connections"),
+          any("fip4") || any("fip6"),
+          host("in"),
+          host("fwd-in") || host("fwd-out"),
+          host("raw-in") || host("raw-out"),
+          host("pre-in")};
 }
 
 std::vector<StaticChain> extra_chains(const ExtraHooks& hooks, const std::vector<std::string>& interface_prefixes) {
@@ -416,9 +420,16 @@ nft::Rule to_nft(const model::MatchRule& m) {
     else
       r.match(six ? Field::icmpv6_type : Field::icmp_type, nft::Value::u8(m.not_icmp->type), true);
   }
+  if (m.accepted_early) r.mark(kAcceptedEarly, kAcceptedEarly);
   switch (m.verdict) {
     case model::Verdict::accept:
       r.accept();
+      break;
+    case model::Verdict::untrack:
+      r.notrack().set_mark(kAcceptedEarly, kAcceptedEarly).accept();
+      break;
+    case model::Verdict::accept_early:
+      r.set_mark(kAcceptedEarly, kAcceptedEarly).accept();
       break;
     case model::Verdict::drop:
       r.drop();

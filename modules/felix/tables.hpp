@@ -11,6 +11,7 @@
 ///   and only while an endpoint needs them:
 ///     floating-prerouting, floating-output (-100), floating-postrouting (100)   floating IPs; who calls its own
 ///     qos-from (-299), qos-forward (2)                                          limits
+///     host-*                                                                    host endpoints: hosts.hpp
 ///
 /// Egress and ingress are two base chains, so that "accept" ends one judgement and the packet goes on to the next: no
 /// packet mark is needed, and the kernel's loop check walks each policy once a class, not once a pair of classes.
@@ -30,6 +31,11 @@ inline const nft::TableRef kArp{nft::TableFamily::arp, "calico"};
 /// Loaded at boot by `calico-node guard`, removed by felix's first batch.
 inline const nft::TableRef kGuard{nft::TableFamily::inet, "calico-guard"};
 
+/// Set on packets that a host endpoint allowed early (doNotTrack, preDNAT), for its later chains; cleared from all
+/// others that such a hook sees. Of the bits Calico's agents claim since ever (0xffff0000), so that a host that has
+/// marks of its own leaves it free.
+inline constexpr std::uint32_t kAcceptedEarly = 0x00010000;
+
 struct StaticChain {
   nft::Chain chain;
   std::vector<nft::Rule> rules;
@@ -47,6 +53,8 @@ struct ExtraHooks {
   bool floating = false;       ///< floating IPs
   bool hosts = false;          ///< host endpoints
   bool hosts_forward = false;  ///< that are asked of what is forwarded
+  bool hosts_raw = false;      ///< before connections are tracked
+  bool hosts_pre = false;      ///< before addresses are translated
   bool operator==(const ExtraHooks&) const = default;
 };
 [[nodiscard]] ExtraHooks extra_hooks(const model::Ruleset& ruleset);
