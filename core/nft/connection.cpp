@@ -573,9 +573,18 @@ Result<Monitor> Monitor::open(boost::asio::any_io_executor executor, MonitorHand
           const auto attrs = m.attrs(sizeof(nfgenmsg));
           h->on_generation({attrs.find(NFTA_GEN_ID).be32(), attrs.find(NFTA_GEN_PROC_PID).be32(),
                             std::string(attrs.find(NFTA_GEN_PROC_NAME).str())});
-        } else if (m.type == nft_type(NFT_MSG_NEWTABLE) || m.type == nft_type(NFT_MSG_DELTABLE)) {
-          if (h->on_table) h->on_table(decode_table(m).table.ref, m.type == nft_type(NFT_MSG_DELTABLE));
+          return;
         }
+        if (h->on_change) {
+          // The first attribute of every object is its table's name.
+          static_assert(NFTA_TABLE_NAME == 1 && NFTA_CHAIN_TABLE == 1 && NFTA_RULE_TABLE == 1 && NFTA_SET_TABLE == 1 &&
+                        NFTA_SET_ELEM_LIST_TABLE == 1 && NFTA_OBJ_TABLE == 1 && NFTA_FLOWTABLE_TABLE == 1);
+          h->on_change({static_cast<TableFamily>(m.body<nfgenmsg>().nfgen_family),
+                        std::string(m.attrs(sizeof(nfgenmsg)).find(NFTA_TABLE_NAME).str())},
+                       m.pid);
+        }
+        if (m.type == nft_type(NFT_MSG_NEWTABLE) || m.type == nft_type(NFT_MSG_DELTABLE))
+          if (h->on_table) h->on_table(decode_table(m).table.ref, m.type == nft_type(NFT_MSG_DELTABLE));
       },
       [h](std::string_view why) {
         if (h->on_resync) h->on_resync(why);

@@ -106,6 +106,9 @@ struct MonitorHandlers {
   std::function<void(const Generation&)> on_generation;
   /// A table came or went.
   std::function<void(const TableRef&, bool gone)> on_table;
+  /// Something of this table, or the table itself, was made, changed or removed by the netlink socket `port`; once for
+  /// each object, before the transaction's on_generation.
+  std::function<void(const TableRef&, std::uint32_t port)> on_change;
   /// Events were lost: read again.
   std::function<void(std::string_view why)> on_resync;
 };

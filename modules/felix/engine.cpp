@@ -113,7 +113,7 @@ struct Engine::Impl {
     rtnl.emplace(std::move(*opened));
     auto nft = nft::Connection::open();
     if (!nft) return wrap(nft.error(), "felix");
-    firewall.emplace(std::move(*nft));
+    firewall.emplace(std::move(*nft), hooks.own_tables);
     taps.emplace(*rtnl);
     blackholes.emplace(*rtnl);
     auto connections = conntrack::Table::open();
@@ -143,13 +143,8 @@ struct Engine::Impl {
     link_monitor.emplace(std::move(*m));
 
     nft::MonitorHandlers nft_on;
-    nft_on.on_generation = [this](const nft::Generation& g) {
-      if (g.pid != static_cast<std::uint32_t>(::getpid()) && loaded && !firewall->owned()) reload_firewall_soon();
-    };
-    nft_on.on_table = [this](const nft::TableRef& t, bool gone) {
-      if (!gone || !loaded || (t != kInet && t != kArp)) return;
-      reload_firewall = true;
-      schedule();
+    nft_on.on_change = [this](const nft::TableRef& t, std::uint32_t port) {
+      if (port != firewall->port() && (t == kInet || t == kArp)) reload_firewall_now();
     };
     nft_on.on_resync = [this](std::string_view) {
       reload_firewall = true;
@@ -359,15 +354,22 @@ struct Engine::Impl {
     });
   }
 
-  /// Somebody else changed rules: ours are looked at once that is over.
-  void reload_firewall_soon() {
-    if (stopping || std::exchange(looking, true)) return;
-    tasks->spawn("look", [this]() -> awaitable<void> {
-      const bool due = co_await sleep_for(500ms);
-      looking = false;
+  /// Somebody else changed our tables: they may be open. At once; only one who does so again and again waits, as long
+  /// as the last look took.
+  void reload_firewall_now() {
+    if (stopping || !loaded || reload_firewall) return;
+    const auto wait = next_look - std::chrono::steady_clock::now();
+    if (wait <= 0s) {
       reload_firewall = true;
-      if (due) schedule();
-    });
+      schedule();
+    } else if (!std::exchange(looking, true)) {
+      tasks->spawn("look", [this, wait]() -> awaitable<void> {
+        const bool due = co_await sleep_for(std::chrono::duration_cast<Duration>(wait));
+        looking = false;
+        reload_firewall = true;
+        if (due) schedule();
+      });
+    }
   }
 
   void apply() {
@@ -421,6 +423,7 @@ struct Engine::Impl {
     }
     flows->staged(delta, !loaded || everything);
     everything = false;
+    bool reloaded = false;
     if (!loaded) {
       host_settings();
       if (auto ok = taps->load(); !ok) return put_off(ok.error(), std::move(touched));
@@ -440,11 +443,13 @@ struct Engine::Impl {
         reload_firewall = true;
         return put_off(ok.error(), std::move(touched));
       }
+      reloaded = true;
     }
 
     follow_migrations();
     const auto refused_before = firewall->refused();
     const auto commits_before = firewall->commits();
+    const auto operations_before = firewall->operations();
     auto done = taps->withdraw();
     if (done) done = firewall->add();
     if (done) done = taps->program();
@@ -458,6 +463,15 @@ struct Engine::Impl {
       return put_off(done.error(), std::move(touched));
     }
     const auto took = std::chrono::steady_clock::now() - begin;
+    if (reloaded) {
+      next_look = begin + 2 * took;
+      if (firewall->commits() != commits_before) {
+        log::warn("felix.tables_repaired", "operations", firewall->operations() - operations_before, "ms",
+                  std::chrono::duration<double, std::milli>(took).count(), "action",
+                  "find out who changed the tables; connections made meanwhile are judged again");
+        flows->staged({}, true);
+      }
+    }
     if (firewall->commits() != commits_before || !delta.endpoints.empty())
       log::debug("felix.applied", "endpoints", delta.endpoints.size(), "ms",
                  std::chrono::duration<double, std::milli>(took).count());
@@ -822,7 +836,7 @@ struct Engine::Impl {
   std::string last_line;
   std::set<std::string> told_ignored;
   std::optional<TimePoint> seen;  // the oldest change the kernel has not answered yet
-  TimePoint started, counted{};
+  TimePoint started, counted{}, next_look{};
   Duration retry_after = 100ms;
 
   std::mutex gate;          // between stop() and who waits for the loop

@@ -36,6 +36,7 @@ class Engine {
     std::function<void(const Settings&)> configured = {};  ///< at the start and at each change; felix's loop
     metrics::Registry* metrics = nullptr;                  ///< outlives the engine; nullptr: counted for nobody
     metrics::Health* health = nullptr;                     ///< told as "felix"
+    bool own_tables = true;                                ///< false: as on a kernel without table owners
   };
   Engine(std::string node, const config::Config& config, sync::View& view, sync::Report& report, Hooks hooks);
   ~Engine();

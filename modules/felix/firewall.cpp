@@ -37,7 +37,7 @@ bool is_lead(const std::string& name) { return name.starts_with("any-"); }
 
 }  // namespace
 
-Firewall::Firewall(nft::Connection connection) : nft_(std::move(connection)) {}
+Firewall::Firewall(nft::Connection connection, bool own) : nft_(std::move(connection)), may_own_(own) {}
 
 // ---- desired ----
 
@@ -327,7 +327,7 @@ Status Firewall::load() {
   table_there_[0] = table_there_[1] = false;
   auto tables = nft_.tables();
   if (!tables) return wrap(tables.error(), "nf_tables");
-  owned_ = nft_.can_persist();
+  owned_ = may_own_ && nft_.can_persist();
   bool adopted = true;
   for (const auto& t : *tables) {
     if (t.table.ref == kGuard) guard_there_ = true;

@@ -36,7 +36,8 @@ namespace calico::felix {
 
 class Firewall {
  public:
-  explicit Firewall(nft::Connection connection);
+  /// `own` false: plain tables also where the kernel has OWNER.
+  explicit Firewall(nft::Connection connection, bool own = true);
 
   void configure(const Settings& settings);
   void stage(const model::Ruleset& ruleset, const model::RulesetDelta& delta);
@@ -66,6 +67,8 @@ class Firewall {
   std::uint64_t operations() const { return operations_; }
   bool in_sync() const { return dirty_chains_.empty() && dirty_sets_.empty() && tables_ready_; }
   bool owned() const { return owned_; }
+  /// The netlink port whose changes are ours.
+  std::uint32_t port() const { return nft_.port(); }
 
  private:
   struct ChainState {
@@ -133,6 +136,7 @@ class Firewall {
   ExtraHooks extra_;
   std::vector<std::string> prefixes_;
   std::map<std::string, std::map<std::string, std::string>> unlimited_;  // interface → set → why it is not in it
+  bool may_own_;
   bool owned_ = false;
   bool tables_ready_ = false;
   bool rebuild_ = false;

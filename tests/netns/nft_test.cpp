@@ -509,7 +509,12 @@ TEST_F(NftTest, MonitorTellsOthersTransactions) {
   boost::asio::io_context io;
   std::vector<Generation> generations;
   std::vector<std::pair<std::string, bool>> tables;
+  std::vector<bool> changes;
   MonitorHandlers h;
+  h.on_change = [&](const TableRef& t, std::uint32_t port) {
+    EXPECT_EQ(t, kTable);
+    changes.push_back(port == nft->port());
+  };
   h.on_generation = [&](const Generation& g) { generations.push_back(g); };
   h.on_table = [&](const TableRef& t, bool gone) { tables.emplace_back(to_string(t), gone); };
   auto m = ns->in([&] { return Monitor::open(io.get_executor(), h); });
@@ -522,6 +527,7 @@ TEST_F(NftTest, MonitorTellsOthersTransactions) {
   ASSERT_EQ(tables.size(), 2U);
   EXPECT_EQ(tables[0], std::pair(std::string("inet calico"), false));
   EXPECT_EQ(tables[1], std::pair(std::string("inet calico"), true));
+  EXPECT_EQ(changes, std::vector({true, false})) << "ours, then another's";
   ASSERT_EQ(generations.size(), 2U);
   EXPECT_EQ(generations[0].pid, static_cast<std::uint32_t>(getpid()));
   EXPECT_EQ(generations[1].process, "nft");

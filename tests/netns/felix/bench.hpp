@@ -160,6 +160,7 @@ class Bench {
   metrics::Registry metrics;
   metrics::Health health;
   std::vector<std::string> sets = {"node.name=h"};
+  bool own_tables = true;  ///< false: as on a kernel without table owners
   std::atomic<bool> ready = false;
   std::atomic<bool> block = false, blocked = false;  ///< holds felix's loop at its next status line
   std::mutex mutex;
@@ -267,6 +268,7 @@ class Bench {
     };
     hooks.metrics = &metrics;
     hooks.health = &health;
+    hooks.own_tables = own_tables;
     hooks.configured = [this](const felix::Settings& now) {
       std::lock_guard lock(mutex);
       settings = now;
