@@ -224,7 +224,7 @@ class Search {
     auto all = nft.tables();
     if (!all) return problem(all.error());
     for (const auto& t : *all) {
-      if (t.table.ref != kInet && t.table.ref != kArp && t.table.ref != kGuard) continue;
+      if (t.table.ref != kInet && t.table.ref != kArp && t.table.ref != kGuard && t.table.ref != kGuardArp) continue;
       const auto name = nft::to_string(t.table.ref);
       if (t.owner_port != 0 && t.owner_port != nft.port())
         found_.owned.push_back(fmt::format("{} (netlink port {})", name, t.owner_port));

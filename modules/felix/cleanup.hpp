@@ -7,7 +7,7 @@
 ///   neighbours        permanent ones, IPv6 proxy entries, a tbf with a handle c000: to cfff: at the root, the device
 ///                     group: on interfaces in one of felix's groups
 ///   the DHCP bridge   by its name
-///   tables            inet calico, arp calico, inet calico-guard
+///   tables            inet calico, arp calico, inet calico-guard, arp calico-guard
 ///
 /// Ways go first and rules last, so that nothing is open in between. Stays: settings of machines' interfaces (what they
 /// were is not known, and they go with the interface), entries of the connection table (they end by themselves).

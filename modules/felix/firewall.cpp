@@ -323,14 +323,15 @@ Status Firewall::load() {
     s.elements.load_actual(std::vector<std::pair<nft::ElementKey, nft::Element>>{});
     dirty_sets_.insert(ref);
   }
-  tables_ready_ = rebuild_ = guard_there_ = false;
+  tables_ready_ = rebuild_ = false;
+  guards_.clear();
   table_there_[0] = table_there_[1] = false;
   auto tables = nft_.tables();
   if (!tables) return wrap(tables.error(), "nf_tables");
   owned_ = may_own_ && nft_.can_persist();
   bool adopted = true;
   for (const auto& t : *tables) {
-    if (t.table.ref == kGuard) guard_there_ = true;
+    if (t.table.ref == kGuard || t.table.ref == kGuardArp) guards_.push_back(t.table.ref);
     if (t.table.ref != kInet && t.table.ref != kArp) continue;
     if (t.owner_port != 0 && t.owner_port != nft_.port())
       return fail(Errc::no_permission,
@@ -463,7 +464,7 @@ nft::Batch Firewall::addition(Origins& origins) {
     for (const auto& ref : {kInet, kArp})
       b.add(nft::Table{.ref = ref, .owner = owned_, .persist = owned_, .comment = "calico-node felix"});
   }
-  if (guard_there_) b.remove(kGuard);
+  for (const auto& guard : guards_) b.remove(guard);
   for (const auto& ref : dirty_sets_)
     if (const auto& s = sets_.at(ref); s.wanted && !s.present) note(b.add(s.spec), {Origin::What::set, {}, ref, {}});
   for (const auto& ref : dirty_chains_)
@@ -496,7 +497,8 @@ nft::Batch Firewall::addition(Origins& origins) {
 
 void Firewall::mark_added() {
   tables_ready_ = true;
-  rebuild_ = guard_there_ = false;
+  rebuild_ = false;
+  guards_.clear();
   table_there_[0] = table_there_[1] = true;
   std::erase_if(dirty_chains_, [&](const auto& ref) {
     auto& c = chains_.at(ref);

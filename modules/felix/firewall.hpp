@@ -141,7 +141,7 @@ class Firewall {
   bool tables_ready_ = false;
   bool rebuild_ = false;
   bool table_there_[2] = {false, false};
-  bool guard_there_ = false;
+  std::vector<nft::TableRef> guards_;  // of the boot, there until the first change
   std::uint64_t commits_ = 0;
   std::uint64_t operations_ = 0;
 };

@@ -58,7 +58,7 @@ int guard_main(int argc, char** argv) {
   const auto there = [&](const nft::TableRef& ref) {
     return std::any_of(tables->begin(), tables->end(), [&](const auto& t) { return t.table.ref == ref; });
   };
-  if (there(kInet) || there(kGuard)) return 0;
+  if (there(kInet) || there(kGuard) || there(kGuardArp)) return 0;
   if (auto ok = nft->apply(guard_batch(prefixes(files))); !ok) {
     fmt::print(stderr, "calico-node guard: {}\n", ok.error().what);
     return 3;

@@ -135,7 +135,7 @@ void HostStatus::report(const model::Ruleset& ruleset, const std::function<Link(
   for (const auto& [key, plan] : ruleset.hosts) {
     auto error = plan.error;
     auto state = error.empty() ? model::EndpointState::down : model::EndpointState::error;
-    if (error.empty()) error = fault(plan);
+    if (error.empty() && !(error = fault(plan)).empty()) state = model::EndpointState::error;
     const bool every = std::find(plan.interfaces.begin(), plan.interfaces.end(), "*") != plan.interfaces.end();
     bool present = every, running = every;
     for (const auto& i : plan.interfaces) {

@@ -38,8 +38,8 @@ namespace calico::felix {
 /// What stands before the model's rules in such a chain, also when the kernel refused those.
 [[nodiscard]] std::vector<nft::Rule> host_prelude(const std::string& chain);
 
-/// up: an interface of it is there and running; down: there, or refused in part; error: it polices nothing or refuses
-/// all.
+/// up: an interface of it is there and running; down: there; error: it polices nothing, or refuses all (one way at
+/// least) because of a fault, the kernel's refusal included.
 class HostStatus {
  public:
   HostStatus(std::string node, sync::Report& report) : node_(std::move(node)), report_(report) {}

@@ -466,8 +466,13 @@ nft::Batch guard_batch(const std::vector<std::string>& prefixes) {
         b.add(ref_of(chain), dhcp6().iifname(prefix + "*").accept());
       }
       b.add(ref_of(chain), Rule().iifname(prefix + "*").counter().drop());
+      if (hook == nft::Hook::forward) b.add(ref_of(chain), Rule().oifname(prefix + "*").counter().drop());
     }
   }
+  b.add(nft::Table{.ref = kGuardArp, .comment = "until felix has programmed this host"});
+  const nft::Chain arp{kGuardArp, "input", nft::BaseChain{"filter", nft::kArpInput, -10}, {}};
+  b.add(arp);
+  for (const auto& prefix : prefixes) b.add(ref_of(arp), Rule(TableFamily::arp).iifname(prefix + "*").counter().drop());
   return b;
 }
 

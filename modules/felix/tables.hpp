@@ -30,6 +30,7 @@ inline const nft::TableRef kInet{nft::TableFamily::inet, "calico"};
 inline const nft::TableRef kArp{nft::TableFamily::arp, "calico"};
 /// Loaded at boot by `calico-node guard`, removed by felix's first batch.
 inline const nft::TableRef kGuard{nft::TableFamily::inet, "calico-guard"};
+inline const nft::TableRef kGuardArp{nft::TableFamily::arp, "calico-guard"};
 
 /// Set on packets that a host endpoint allowed early (doNotTrack, preDNAT), for its later chains; cleared from all
 /// others that such a hook sees. Of the bits Calico's agents claim since ever (0xffff0000), so that a host that has

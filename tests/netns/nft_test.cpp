@@ -527,7 +527,7 @@ TEST_F(NftTest, MonitorTellsOthersTransactions) {
   ASSERT_EQ(tables.size(), 2U);
   EXPECT_EQ(tables[0], std::pair(std::string("inet calico"), false));
   EXPECT_EQ(tables[1], std::pair(std::string("inet calico"), true));
-  EXPECT_EQ(changes, std::vector({true, false})) << "ours, then another's";
+  EXPECT_EQ(changes, std::vector({true, true, false, false})) << "a table and a chain, made by us, removed by another";
   ASSERT_EQ(generations.size(), 2U);
   EXPECT_EQ(generations[0].pid, static_cast<std::uint32_t>(getpid()));
   EXPECT_EQ(generations[1].process, "nft");

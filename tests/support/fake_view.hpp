@@ -23,6 +23,14 @@ class FakeView final : public sync::View {
       if (auto live = s.lock(); live && live->wants(key)) deliver(live, {{key, value, revision_}});
   }
 
+  /// The first snapshot is complete.
+  void become_usable() {
+    std::lock_guard lock(mutex_);
+    usable_ = true;
+    for (auto& s : subscribers_)
+      if (auto live = s.lock()) deliver(live, {});
+  }
+
   std::optional<store::KeyValue> get(std::string_view key) const override {
     std::lock_guard lock(mutex_);
     const auto it = content_.find(key);

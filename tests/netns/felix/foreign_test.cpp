@@ -87,7 +87,7 @@ TEST(FelixForeign, AnOwnedTableIsNobodyElses) {
   }
   ASSERT_NO_FATAL_FAILURE(r.start());
   Tally tally(r.c.ns, "eth0");
-  Sender sender(r.a, r.packets());
+  Sender sender(r.a.ns, r.packets());
   ASSERT_TRUE(eventually("what is allowed", [&] { return tally.count("udp4 7083") > 200; }));
   const auto each = [&](const Damage& d) {
     EXPECT_EQ(r.b.host.try_run(d.command).status != 0, d.refused) << d.what;
@@ -108,7 +108,7 @@ TEST(FelixForeign, APlainTableIsRepairedAtTheKernelsEvent) {
   for (const auto& d : kDamages) {
     SCOPED_TRACE(d.what);
     Tally tally(r.c.ns, "eth0");
-    Sender sender(r.a, r.packets());
+    Sender sender(r.a.ns, r.packets());
     ASSERT_TRUE(eventually("what is allowed", [&] { return tally.count("udp4 7083") > 200; }));
     EXPECT_EQ(tally.count("udp4 7082"), 0) << "refused before";
     const auto began = std::chrono::steady_clock::now();
@@ -142,7 +142,7 @@ TEST(FelixForeign, PlainArpTablesAsWell) {
     SCOPED_TRACE(d.what);
     // Answers to a forged MAC go to it, and are seen on the wire all the same.
     Tally forged_seen(r.a.ns, "eth0");
-    Sender sender(r.a, {arp_frame(kForgedMac, r.a.ip, "10.65.0.1")});
+    Sender sender(r.a.ns, {arp_frame(kForgedMac, r.a.ip, "10.65.0.1")});
     ASSERT_TRUE(sender.goes_on());
     EXPECT_EQ(forged_seen.count("arp"), 0) << "refused before";
     const auto began = std::chrono::steady_clock::now();
@@ -158,7 +158,7 @@ TEST(FelixForeign, PlainArpTablesAsWell) {
     EXPECT_EQ(forged_seen.count("arp"), 0) << "refused after";
   }
   Tally own_seen(r.a.ns, "eth0");
-  Sender sender(r.a, {arp_frame(r.a.mac, r.a.ip, "10.65.0.1")});
+  Sender sender(r.a.ns, {arp_frame(r.a.mac, r.a.ip, "10.65.0.1")});
   EXPECT_TRUE(eventually("answers to the own MAC", [&] { return own_seen.count("arp") > 0; }));
 }
 

@@ -15,13 +15,15 @@
 
 namespace calico::test {
 
-/// UDP is named "udp4 7082" and "udp6 7082", by family and destination port; answers to ARP "arp". Nothing else counts.
+/// UDP is named "udp4 7082" and "udp6 7082", by family and destination port; answers to ARP "arp", questions
+/// "arp fa:16:3e:00:00:01", by the sender's MAC. Nothing else counts.
 class Tally {
  public:
   using Time = std::chrono::steady_clock::time_point;
   struct Line {
     long count = 0;
     Time first, last;
+    std::chrono::steady_clock::duration gap{};  ///< the longest between two
   };
 
   Tally(const Netns& ns, const std::string& interface) {
@@ -69,7 +71,11 @@ class Tally {
   static std::string name_of(const std::uint8_t* p, std::size_t n) {
     if (n < 42) return {};
     const unsigned type = p[12] << 8U | p[13];
-    if (type == ETHERTYPE_ARP) return p[21] == 2 ? "arp" : "";
+    if (type == ETHERTYPE_ARP) {
+      Mac sender;
+      std::copy(p + 22, p + 28, sender.b.begin());
+      return p[21] == 2 ? "arp" : "arp " + sender.to_string();
+    }
     const bool v4 = type == ETHERTYPE_IP && p[23] == 17;
     const bool v6 = type == ETHERTYPE_IPV6 && n >= 62 && p[20] == 17;
     if (!v4 && !v6) return {};
@@ -92,7 +98,10 @@ class Tally {
         const auto now = std::chrono::steady_clock::now();
         std::lock_guard lock(mutex_);
         auto& l = lines_[name];
-        if (l.count++ == 0) l.first = now;
+        if (l.count++ == 0)
+          l.first = now;
+        else
+          l.gap = std::max(l.gap, now - l.last);
         l.last = now;
       }
     }
@@ -105,10 +114,10 @@ class Tally {
   std::thread thread_;
 };
 
-/// A VM that sends its frames round after round until the end of scope.
+/// Sends frames at eth0, round after round until the end of scope.
 class Sender {
  public:
-  Sender(const Vm& from, std::vector<std::vector<std::uint8_t>> frames) : frames_(std::move(frames)), wire_(from.ns) {
+  Sender(const Netns& from, std::vector<std::vector<std::uint8_t>> frames) : frames_(std::move(frames)), wire_(from) {
     thread_ = std::thread([this] {
       for (; !stop_; ++rounds)
         for (const auto& f : frames_) wire_.send("eth0", f);
@@ -134,17 +143,29 @@ class Sender {
   std::thread thread_;
 };
 
-/// UDP from a VM, sent to its interface of the host.
-inline std::vector<std::uint8_t> udp_frame(const Bench& b, const Vm& from, const std::string& to, std::uint16_t port) {
+/// UDP, sent to the next hop's interface.
+struct Udp {
+  Mac src_mac, dst_mac;
+  std::string src, dst;
+  std::uint16_t port;
+};
+inline std::vector<std::uint8_t> udp_frame(const Udp& u) {
   model::Packet p;
-  p.src = *Ip::parse(is_v6(to) ? from.ip6 : from.ip);
-  p.dst = *Ip::parse(to);
+  p.src = *Ip::parse(u.src);
+  p.dst = *Ip::parse(u.dst);
   p.protocol = 17;
   p.src_port = 4000;
-  p.dst_port = port;
-  auto mac = b.host.run("cat /sys/class/net/" + from.tap + "/address");
-  mac.resize(17);
-  return frame({.src_mac = *Mac::parse(from.mac), .dst_mac = *Mac::parse(mac), .packet = p, .number = 0});
+  p.dst_port = u.port;
+  return frame({.src_mac = u.src_mac, .dst_mac = u.dst_mac, .packet = p, .number = 0});
+}
+inline Mac mac_of(const Netns& ns, const std::string& interface) {
+  auto text = ns.run("cat /sys/class/net/" + interface + "/address");
+  text.resize(17);
+  return *Mac::parse(text);
+}
+/// From a VM, through its interface of the host.
+inline std::vector<std::uint8_t> udp_frame(const Bench& b, const Vm& from, const std::string& to, std::uint16_t port) {
+  return udp_frame({*Mac::parse(from.mac), mac_of(b.host, from.tap), is_v6(to) ? from.ip6 : from.ip, to, port});
 }
 /// Who has `target`? With a sender's MAC that may be another's.
 inline std::vector<std::uint8_t> arp_frame(const std::string& mac, const std::string& ip, const std::string& target) {
