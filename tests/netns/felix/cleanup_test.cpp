@@ -289,8 +289,8 @@ TEST(FelixCleanup, SaysWhatItNeeds) {
   TempDir dir("cleanup-usage");
   std::ofstream(dir.file("conf")) << "[node]\nstate_dir = " << dir.path() << "\n";
   host.run(kNode + " guard --config " + dir.file("conf"));
-  ASSERT_THAT(host.run("nft list tables"), HasSubstr("table inet calico-guard"));
-  EXPECT_EQ(host.run(kNode + " cleanup --config " + dir.file("conf")), "removed: tables: 1\n");
+  ASSERT_THAT(host.run("nft list tables"), HasSubstr("table inet calico-guard\ntable arp calico-guard"));
+  EXPECT_EQ(host.run(kNode + " cleanup --config " + dir.file("conf")), "removed: tables: 2\n");
   EXPECT_EQ(host.run("nft list tables"), "");
 }
 
