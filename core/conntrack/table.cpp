@@ -1,6 +1,7 @@
 #include "core/conntrack/table.hpp"
 
 #include <cerrno>
+#include <optional>
 
 #include "core/loop/run_on.hpp"
 #include "core/loop/task_group.hpp"
@@ -103,13 +104,19 @@ Status Table::remove(const std::vector<Entry>& entries, Pass& pass) {
 }
 
 Status Table::remove_some(const Entry* first, std::size_t count, Pass& pass) {
+  // What a call that failed left behind; a full queue would hold no new answers.
+  for (int i = 0; i < 1024; ++i)
+    if (const auto old = requests_.receive(acks_, false); !old && old.error().code == Errc::busy) break;
   netlink::MessageBuilder b;
   const std::uint32_t base = request_seq_ + 1;
   for (std::size_t i = 0; i < count; ++i) append_delete(b, first[i], ++request_seq_);
   if (auto sent = requests_.send(b.view()); !sent) return wrap(sent.error(), "delete connections");
-  // Every verdict is queued when send() returns.
+  // Every verdict is queued when send() returns: one that is not there never comes.
+  std::optional<Error> forbidden;
   for (std::size_t answers = 0; answers < count;) {
-    auto got = requests_.receive(acks_);
+    auto got = requests_.receive(acks_, false);
+    if (!got && got.error().code == Errc::busy)
+      return fail(Errc::exhausted, "delete connections: {} of {} answers were lost", count - answers, count);
     if (!got) return wrap(got.error(), "delete connections");
     for_each_message(*got, [&](const Message& m) {
       if (m.type != NLMSG_ERROR || m.pid != requests_.port() || m.seq - base >= count) return;
@@ -117,9 +124,12 @@ Status Table::remove_some(const Entry* first, std::size_t count, Pass& pass) {
       const auto ack = parse_ack(m);
       if (ack.error == 0)
         ++pass.deleted;
+      else if (ack.error == EPERM)
+        forbidden = netlink::error_of(ack, "delete connections");
       else if (ack.error != ENOENT)
         ++pass.refused;
     });
+    if (forbidden) return tl::unexpected(*forbidden);  // said once for all of them
   }
   return {};
 }
