@@ -14,6 +14,12 @@
 ///
 /// The tables carry OWNER and PERSIST where the kernel has both: a foreign flush does not touch them and they outlive
 /// the process. Then only this connection can write them.
+///
+///   firewall.cpp          what is wanted: hooks, chains, sets, by the Ruleset
+///   firewall_read.cpp     what the kernel has
+///   firewall_write.cpp    differences, as one transaction; what is kept out
+///   firewall_faults.cpp   what the kernel refuses: found, closed, told
+///
 /// Thread: loop. Owns: the connection. Errors: no_permission (another process owns the table), unavailable (the kernel
 /// refuses something that cannot be isolated; state kept, call again).
 #include <deque>
@@ -97,6 +103,7 @@ class Firewall {
   };
   using Origins = std::vector<Origin>;  // by operation
 
+  static bool same_shape(const nft::Set& a, const nft::Set& b);
   void put_static(StaticChain chain);
   void put_extra(const ExtraHooks& hooks);
   void put_chain(const nft::ChainRef& ref, std::optional<nft::BaseChain> base, std::vector<nft::Rule> rules,

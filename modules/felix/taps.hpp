@@ -18,6 +18,11 @@
 /// An address that leaves an interface (endpoint gone, address removed, another interface has it now) is told once by
 /// take_leaving(), and its new route waits for release(): its connections have to be forgotten first, or those of the
 /// former owner would be the next one's. An interface that only goes down keeps its addresses.
+///
+///   taps.cpp          plans, and what their interfaces should have; who holds an address; how they stand
+///   taps_events.cpp   the kernel's news
+///   taps_write.cpp    differences, to the kernel
+///
 /// Thread: loop. Owns: nothing; `nl` outlives it. Errors: of the conversation with the kernel only; what the kernel
 /// refuses is in errors of the endpoint, kept pending and tried again.
 #include <functional>
@@ -32,6 +37,7 @@
 #include "core/model/ruleset.hpp"
 #include "core/netlink/rtnl.hpp"
 #include "core/reconcile/delta_tracker.hpp"
+#include "modules/felix/buckets.hpp"
 #include "modules/felix/migration.hpp"
 #include "modules/felix/settings.hpp"
 
@@ -61,17 +67,6 @@ struct SameNeighbour {
     return a.proxy == b.proxy && (a.proxy || (a.mac == b.mac && a.permanent() == b.permanent()));
   }
 };
-
-/// Bursts cannot be read back: they are in the handle.
-struct SameQdisc {
-  bool operator()(const netlink::Qdisc& a, const netlink::Qdisc& b) const {
-    return a.handle == b.handle && a.kind == b.kind && a.rate == b.rate && a.peak == b.peak && a.limit == b.limit;
-  }
-};
-/// The token bucket for this bandwidth. A packet above a burst would be dropped, so bursts hold one of 9000 bytes.
-[[nodiscard]] netlink::Qdisc token_bucket(IfIndex dev, const model::Bandwidth& b);
-/// By its kind and handle.
-[[nodiscard]] bool is_our_bucket(const netlink::Qdisc& q);
 
 /// How an endpoint's interface stands.
 struct TapState {
