@@ -2,14 +2,12 @@
 
 #include <unistd.h>
 
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/io_context.hpp>
 #include <boost/json.hpp>
 #include <cerrno>
 #include <optional>
 
+#include "core/http/ask.hpp"
 #include "core/http/certificates.hpp"
-#include "core/http/client.hpp"
 #include "core/membership/files.hpp"
 #include "core/membership/x509.hpp"
 
@@ -23,29 +21,15 @@ constexpr std::size_t kTextBytes = 400;
 
 std::string pending_path(const std::string& pki_dir) { return pki_dir + "/pending.key"; }
 
-/// One request on a connection of its own, to its end.
+/// Bounded to what an answer of a controller is.
 Result<http::Answer> ask(const JoinOptions& options, http::TlsFiles tls, http::ClientRequest request) {
-  boost::asio::io_context io(1);
   http::ClientOptions client_options;
   client_options.endpoints = options.endpoints;
   client_options.tls = std::move(tls);
   client_options.body_bytes = 256 * 1024;
   client_options.header_bytes = 16 * 1024;
-  auto client = http::Client::create(io.get_executor(), client_options);
-  if (!client) return tl::unexpected(client.error());
   request.timeout = options.timeout;
-  std::optional<Result<http::Answer>> answer;
-  std::exception_ptr thrown;
-  boost::asio::co_spawn(
-      io,
-      [&]() -> http::awaitable<void> {
-        answer = co_await (*client)->request(request);
-        (*client)->close();
-      },
-      [&](std::exception_ptr e) { thrown = e; });
-  io.run();
-  if (thrown || !answer) return fail(Errc::internal, "join: the request was lost");
-  return std::move(*answer);
+  return http::ask(std::move(client_options), std::move(request));
 }
 
 /// The pair this node has, when it is for this name, by the pinned CA, and not over.
