@@ -39,7 +39,6 @@ Result<DatastorePointer> parse_datastore_pointer(std::string_view text) {
     p.generation = generation.value_or(0);
     p.endpoints = read_endpoints(spec, "endpoints");
     if (p.endpoints.empty()) spec.bad(spec.at("endpoints"), "missing");
-    p.from = read_endpoints(spec, "from");
     p.cluster_guid = spec.text("clusterGUID");
   });
 }
@@ -48,7 +47,6 @@ std::string to_json(const DatastorePointer& p, bool next) {
   json::object spec;
   spec["generation"] = p.generation;
   spec["endpoints"] = texts(p.endpoints);
-  spec["from"] = texts(p.from);
   spec["clusterGUID"] = p.cluster_guid;
   json::object o;
   o["kind"] = "DatastorePointer";

@@ -26,7 +26,6 @@ inline constexpr std::string_view kNextDatastorePointer =
 struct DatastorePointer {
   std::int64_t generation = 0;         ///< one more with every move, there or back; at least 1
   std::vector<std::string> endpoints;  ///< https://host:port, 1 to 16
-  std::vector<std::string> from;       ///< endpoints of the datastore that was left
   std::string cluster_guid;            ///< of the cloud: the same in both
   bool operator==(const DatastorePointer&) const = default;
 };

@@ -312,7 +312,6 @@ awaitable<Status> Mover::check() {
   information_ = ours->information->value;
   pointer_.generation = std::max({ours->pointer.generation, theirs->pointer.generation, theirs->next.generation}) + 1;
   pointer_.endpoints = to_.endpoints;
-  pointer_.from = from_.endpoints;
   pointer_.cluster_guid = ours->guid;
   say_(fmt::format("move {}: from {} (revision {}) to {} (version {}, revision {})", pointer_.generation, from_.name(),
                    here->revision, to_.name(), there->version, there->revision));

@@ -117,7 +117,8 @@ struct MoveControl::Impl {
     return {202, json::serialize(json::object{{"running", true}})};
   }
 
-  awaitable<void> run(std::shared_ptr<store::Datastore> client, move::Side from, move::Side into,
+  /// The client stays as long as the sides, which only point to it.
+  awaitable<void> run(std::shared_ptr<store::Datastore> /*client*/, move::Side from, move::Side into,
                       move::Options options) {
     const bool was_frozen = !datastore.embedded()->frozen().empty();
     move::Mover mover(from, into, options, [this](std::string line) {
@@ -141,7 +142,6 @@ struct MoveControl::Impl {
       if (!slept) co_return;
     }
     restart();
-    (void)client;
   }
 
   ControlReply describe(const ControlRequest& r) {

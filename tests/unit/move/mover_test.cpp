@@ -150,7 +150,6 @@ TEST_F(MoverTest, TheNewDatastoreHasEverythingAndTheOldOneIsReadOnlyForGood) {
   const auto pointer = model::parse_datastore_pointer(*get(*there_, model::kDatastorePointer));
   ASSERT_TRUE(pointer);
   EXPECT_EQ(pointer->endpoints, there().endpoints);
-  EXPECT_EQ(pointer->from, here().endpoints);
   EXPECT_EQ(pointer->cluster_guid, kGuid);
 
   PutRequest late;

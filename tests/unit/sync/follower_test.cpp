@@ -59,7 +59,7 @@ class FollowerTest : public testing::Test {
   }
   static std::string pointer(std::int64_t generation, const std::string& to, const std::string& guid = "guid-1",
                              bool next = false) {
-    return to_json(DatastorePointer{generation, {to}, {"https://before:1"}, guid}, next);
+    return to_json(DatastorePointer{generation, {to}, guid}, next);
   }
   /// What the mover's last steps are: the pointer in the old one, then in the new one, which is ready.
   void move(test::Client& from, test::Client& to, std::int64_t generation, const std::string& where) {
