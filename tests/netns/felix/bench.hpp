@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 
 #include <boost/json.hpp>
+#include <initializer_list>
 #include <memory>
 #include <string>
 
@@ -218,6 +219,10 @@ class Bench {
     if (more) more(w);
     view.set(key(vm), to_json(w));
   }
+  /// Interface and endpoint, in these groups.
+  void place(std::initializer_list<const Vm*> vms, const std::vector<std::string>& groups) {
+    for (const auto* vm : vms) plug(*vm), endpoint(*vm, groups);
+  }
   void gone(const Vm& vm) { view.set(key(vm), std::nullopt); }
 
   /// A security group: these ingress rules, everything out.
@@ -229,6 +234,8 @@ class Bench {
                "selector":"has(sg.projectcalico.org/openstack-{0})"}}}})j",
                     name, ingress));
   }
+  /// Rules that let everything in.
+  static constexpr const char* kAll = R"({"action":"Allow","ipVersion":4},{"action":"Allow","ipVersion":6})";
   static std::string tcp(int port) {
     return fmt::format(
         R"({{"action":"Allow","ipVersion":4,"protocol":6,"destination":{{"ports":[{0}]}},"source":{{"nets":["0.0.0.0/0"]}}}},
@@ -278,6 +285,17 @@ class Bench {
     const auto ok = host.in([&] { return engine->start(); });
     ASSERT_TRUE(ok) << ok.error().what;
     ASSERT_TRUE(eventually("ready", [&] { return ready.load(); }));
+  }
+  /// And waits until these are up.
+  void start(std::initializer_list<const Vm*> vms) {
+    ASSERT_NO_FATAL_FAILURE(start());
+    for (const auto* vm : vms) ASSERT_TRUE(up(*vm));
+  }
+  /// The usual beginning: these VMs in a group "open", which lets everything in, felix running and all of them up.
+  void start_open(std::initializer_list<const Vm*> vms) {
+    group("open", kAll);
+    place(vms, {"open"});
+    start(vms);
   }
   void stop() {
     engine->stop();

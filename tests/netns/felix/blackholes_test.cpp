@@ -24,9 +24,8 @@ TEST(FelixBlackholes, OfUnusedAddresses) {
   NEEDS_NETNS();
   Bench b;
   Vm vm(1);
-  b.group("open", R"({"action":"Allow"})");
-  b.plug(vm);
-  b.endpoint(vm, {"open"});
+  b.group("open", Bench::kAll);
+  b.place({&vm}, {"open"});
   b.view.set(subnet_key("1"), subnet("10.65.0.0/24", "10.65.0.1"));
   b.view.set(subnet_key("2"), subnet("fd65::/64"));
   b.view.set(subnet_key("3"), subnet("10.65.0.0/24"));
@@ -36,15 +35,13 @@ TEST(FelixBlackholes, OfUnusedAddresses) {
   b.view.set(subnet_key("6"), subnet("0.0.0.0/0"));
   b.view.set(subnet_key("7"), "{");
   b.out.run("ip addr add 10.65.0.99/32 dev eth0");  // what such a packet reaches by the default route
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(vm));
+  ASSERT_NO_FATAL_FAILURE(b.start({&vm}));
   EXPECT_EQ(blackholes(b), "") << "only who asks for it";
   EXPECT_TRUE(pings(vm.ns, "10.65.0.99", 10));
   b.stop();
 
   b.sets.push_back("felix.blackhole_subnets=yes");
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(vm));
+  ASSERT_NO_FATAL_FAILURE(b.start({&vm}));
   // All of the block but its gateway.
   const std::string first =
       "10.65.0.0 10.65.0.2/31 10.65.0.4/30 10.65.0.8/29 10.65.0.16/28 10.65.0.32/27 10.65.0.64/26 10.65.0.128/25 ";
@@ -72,13 +69,11 @@ TEST(FelixBlackholes, OfUnusedAddresses) {
   // A restart writes nothing, and one without the setting takes them away.
   const auto before = b.kernel(false);
   b.stop();
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(vm));
+  ASSERT_NO_FATAL_FAILURE(b.start({&vm}));
   EXPECT_EQ(b.kernel(false), before);
   b.stop();
   b.sets.pop_back();
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(vm));
+  ASSERT_NO_FATAL_FAILURE(b.start({&vm}));
   EXPECT_TRUE(eventually("none", [&] { return blackholes(b).empty(); }));
 }
 

@@ -10,13 +10,11 @@ void replaces(const std::function<void(Bench&, const Vm&, bool second)>& put) {
   NEEDS_NETNS();
   Bench b;
   Vm a(1), c(2);
-  b.group("open", R"({"action":"Allow"})");
+  b.group("open", Bench::kAll);
   for (auto* vm : {&a, &c}) b.plug(*vm);
   b.endpoint(a, {"open"});
   put(b, c, false);
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
-  ASSERT_TRUE(b.up(c));
+  ASSERT_NO_FATAL_FAILURE(b.start({&a, &c}));
   ASSERT_TRUE(pings(b.host, c.ip)) << "neighbours are known";
   Flood flood(a, c);
   ASSERT_TRUE(eventually("packets", [&] { return flood.rounds > 200; }));
@@ -86,7 +84,7 @@ TEST(FelixChange, TwoThousandSetsFlap) {
   NEEDS_NETNS();
   Bench b;
   Vm a(1), c(2);
-  b.group("open", R"({"action":"Allow"})");
+  b.group("open", Bench::kAll);
   for (auto* vm : {&a, &c}) b.plug(*vm);
   b.endpoint(a, {"open"});
   const auto policy = [&](int n, int round) {
@@ -107,8 +105,7 @@ TEST(FelixChange, TwoThousandSetsFlap) {
   std::vector<std::string> groups;
   for (int n = 0; n < 100; ++n) groups.push_back(fmt::format("g{}", n));
   b.endpoint(c, groups);
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
+  ASSERT_NO_FATAL_FAILURE(b.start({&a}));
   const auto begin = std::chrono::steady_clock::now();
   for (int round = 0; round < 6; ++round) {
     for (int n = 0; n < 100; ++n) policy(n, round);
@@ -136,8 +133,7 @@ TEST(FelixChange, TwoThousandSetsFlap) {
   };
   EXPECT_TRUE(eventually("sets", [&] { return sets() > 3990; }));
   b.stop();
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(c));
+  ASSERT_NO_FATAL_FAILURE(b.start({&c}));
   ASSERT_TRUE(eventually("settled", [&] { return b.report.is_settled(model::endpoint_status_prefix("", "h")); }));
   EXPECT_LE(b.described().at("nft").at("operations").to_number<int>(), 2);
 }

@@ -20,8 +20,7 @@ TEST(Felix, SecurityGroupsDecide) {
   b.endpoint(a, {"web"});
   b.endpoint(c, {"web"});
   b.endpoint(d, {"db"});
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  for (auto* vm : {&a, &c, &d}) ASSERT_TRUE(b.up(*vm));
+  ASSERT_NO_FATAL_FAILURE(b.start({&a, &c, &d}));
   auto l22 = listener(c.ns, 22), l2222 = listener(c.ns, 2222);
   auto l22_6 = listener(c.ns, 2200, true);
 
@@ -65,14 +64,7 @@ TEST(Felix, SpoofedSourcesDoNotArrive) {
   NEEDS_NETNS();
   Bench b;
   Vm a(1), c(2);
-  b.group("open", R"({"action":"Allow","ipVersion":4},{"action":"Allow","ipVersion":6})");
-  for (auto* vm : {&a, &c}) {
-    b.plug(*vm);
-    b.endpoint(*vm, {"open"});
-  }
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
-  ASSERT_TRUE(b.up(c));
+  ASSERT_NO_FATAL_FAILURE(b.start_open({&a, &c}));
   Sock sink(c.ns, SOCK_DGRAM);
   sink.bind("0.0.0.0", 7000);
   Sock sink6(c.ns, SOCK_DGRAM, true);
@@ -122,11 +114,7 @@ TEST(Felix, NodesAreProtected) {
   Bench b;
   b.sets.push_back("felix.public_ports=9696");
   Vm a(1);
-  b.group("open", R"({"action":"Allow","ipVersion":4},{"action":"Allow","ipVersion":6})");
-  b.plug(a);
-  b.endpoint(a, {"open"});
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
+  ASSERT_NO_FATAL_FAILURE(b.start_open({&a}));
   std::vector<Sock> keep;
   for (std::uint16_t port : {22, 179, 2379, 9696, 80}) {
     keep.push_back(listener(b.out, port));
@@ -163,8 +151,7 @@ TEST(Felix, WhatAnEndpointMaySendToItsHost) {
   b.plug(a, false);
   a.ns.run("ip route add 255.255.255.255/32 dev eth0");
   b.endpoint(a, {});  // no group at all
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
+  ASSERT_NO_FATAL_FAILURE(b.start({&a}));
   Sock dhcp(b.host, SOCK_DGRAM), tftp(b.host, SOCK_DGRAM), dns(b.host, SOCK_DGRAM);
   dhcp.bind("0.0.0.0", 67);
   tftp.bind("0.0.0.0", 69);
@@ -196,12 +183,11 @@ TEST(Felix, PolicyMayOpenTheHostToItsEndpoints) {
     Bench b;
     b.sets.push_back("felix.endpoint_to_host_action=" + action);
     Vm a(1), c(2);
-    b.group("open", R"({"action":"Allow","ipVersion":4},{"action":"Allow","ipVersion":6})");
+    b.group("open", Bench::kAll);
     for (auto* vm : {&a, &c}) b.plug(*vm);
     b.endpoint(a, {"open"});
     b.endpoint(c, {});
-    ASSERT_NO_FATAL_FAILURE(b.start());
-    for (auto* vm : {&a, &c}) ASSERT_TRUE(b.up(*vm));
+    ASSERT_NO_FATAL_FAILURE(b.start({&a, &c}));
     auto l80 = listener(b.host, 80), l22 = listener(b.host, 22);
     EXPECT_TRUE(reaches(a.ns, "192.168.0.11", 80)) << action;
     EXPECT_TRUE(refused(c.ns, "192.168.0.11", 80)) << action << ": no egress rule";
@@ -218,13 +204,7 @@ TEST(Felix, OthersMayRefuseWhatFelixAllows) {
   NEEDS_NETNS();
   Bench b;
   Vm a(1), c(2);
-  b.group("open", R"({"action":"Allow","ipVersion":4},{"action":"Allow","ipVersion":6})");
-  for (auto* vm : {&a, &c}) {
-    b.plug(*vm);
-    b.endpoint(*vm, {"open"});
-  }
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  for (auto* vm : {&a, &c}) ASSERT_TRUE(b.up(*vm));
+  ASSERT_NO_FATAL_FAILURE(b.start_open({&a, &c}));
   ASSERT_TRUE(pings(a.ns, c.ip));
   for (const int priority : {-10, 10}) {
     b.host.run("nft add table inet mine; nft add chain inet mine forward '{ type filter hook forward priority " +
@@ -242,13 +222,8 @@ TEST(Felix, RestartChangesNothing) {
   Bench b;
   Vm a(1), c(2);
   b.group("web", Bench::tcp(22) + "," + Bench::icmp_from("web"));
-  for (auto* vm : {&a, &c}) {
-    b.plug(*vm);
-    b.endpoint(*vm, {"web"});
-  }
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
-  ASSERT_TRUE(b.up(c));
+  b.place({&a, &c}, {"web"});
+  ASSERT_NO_FATAL_FAILURE(b.start({&a, &c}));
   EXPECT_TRUE(pings(a.ns, c.ip));
   const auto before = b.kernel(false);
   b.stop();
@@ -280,10 +255,8 @@ TEST(Felix, FollowsInterfaces) {
   Bench b;
   Vm a(1), c(2);
   b.group("web", Bench::tcp(22) + "," + Bench::icmp_from("web"));
-  b.plug(a);
-  b.endpoint(a, {"web"});
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
+  b.place({&a}, {"web"});
+  ASSERT_NO_FATAL_FAILURE(b.start({&a}));
   // The endpoint first, then its interface.
   b.endpoint(c, {"web"});
   ASSERT_TRUE(eventually("c down", [&] { return b.status_of(c) == R"({"status":"down"})"; }));
@@ -334,7 +307,7 @@ TEST(Felix, UnknownTapsPassNothing) {
   NEEDS_NETNS();
   Bench b;
   Vm a(1), stranger(2);
-  b.group("open", R"({"action":"Allow"})");
+  b.group("open", Bench::kAll);
   b.plug(a);
   b.plug(stranger);
   b.endpoint(a, {"open"});
@@ -342,8 +315,7 @@ TEST(Felix, UnknownTapsPassNothing) {
              "; echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv4/conf/" + stranger.tap +
              "/proxy_arp");
   EXPECT_TRUE(pings(stranger.ns, "192.168.0.2")) << "positive control: it is connected";
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
+  ASSERT_NO_FATAL_FAILURE(b.start({&a}));
   EXPECT_FALSE(pings(stranger.ns, "192.168.0.2", 1));
   EXPECT_FALSE(pings(stranger.ns, a.ip, 1));
   EXPECT_TRUE(pings(a.ns, "192.168.0.2"));
@@ -359,8 +331,7 @@ TEST(Felix, OneBadPolicyClosesOneEndpoint) {
   for (auto* vm : {&a, &c}) b.plug(*vm);
   b.endpoint(a, {"good"});
   b.endpoint(c, {"good", "bad"});
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
+  ASSERT_NO_FATAL_FAILURE(b.start({&a}));
   ASSERT_TRUE(eventually("c down", [&] { return b.status_of(c) == R"({"status":"down"})"; }));
   EXPECT_TRUE(pings(b.out, a.ip));
   EXPECT_FALSE(pings(b.out, c.ip, 1));
@@ -417,10 +388,9 @@ TEST(Felix, GuardUntilTheFirstChange) {
   client.send("discover", "255.255.255.255", 67);
   EXPECT_EQ(dhcp.receive(), "discover");
   EXPECT_EQ(guard(), 0) << "twice is once";
-  b.group("open", R"({"action":"Allow"})");
+  b.group("open", Bench::kAll);
   b.endpoint(a, {"open"});
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
+  ASSERT_NO_FATAL_FAILURE(b.start({&a}));
   EXPECT_EQ(b.host.run("nft list tables").find("calico-guard"), std::string::npos);
   EXPECT_TRUE(pings(a.ns, "192.168.0.2"));
   EXPECT_EQ(guard(), 0);
@@ -432,12 +402,8 @@ TEST(Felix, AForeignFlushOpensNothing) {
   Bench b;
   Vm a(1), c(2);
   b.group("web", Bench::icmp_from("web"));
-  for (auto* vm : {&a, &c}) b.plug(*vm);
-  b.endpoint(a, {"web"});
-  b.endpoint(c, {"web"});
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
-  ASSERT_TRUE(b.up(c));
+  b.place({&a, &c}, {"web"});
+  ASSERT_NO_FATAL_FAILURE(b.start({&a, &c}));
   b.host.run("nft add table inet mine; nft flush ruleset");
   auto l = listener(c.ns, 2222);
   EXPECT_TRUE(eventually("tables there",
@@ -451,14 +417,8 @@ TEST(Felix, TwoEndpointsWithOneAddress) {
   NEEDS_NETNS();
   Bench b;
   Vm a(1), c(2);
-  b.group("open", R"({"action":"Allow"})");
   c.ip = a.ip;
-  for (auto* vm : {&a, &c}) b.plug(*vm);
-  b.endpoint(a, {"open"});
-  b.endpoint(c, {"open"});
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
-  ASSERT_TRUE(b.up(c));
+  ASSERT_NO_FATAL_FAILURE(b.start_open({&a, &c}));
   const auto leads_to = [&](const Vm& vm) {
     return b.host.run("ip route show " + a.ip).find("dev " + vm.tap + " ") != std::string::npos;
   };
@@ -476,10 +436,8 @@ TEST(Felix, ASecondProcessIsRefused) {
   Bench b;
   Vm a(1);
   b.group("web", Bench::icmp_from("web"));
-  b.plug(a);
-  b.endpoint(a, {"web"});
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
+  b.place({&a}, {"web"});
+  ASSERT_NO_FATAL_FAILURE(b.start({&a}));
   const auto before = b.kernel(false);
   auto other = b.host.in([] { return nft::Connection::open(); });
   ASSERT_TRUE(other);
@@ -551,11 +509,7 @@ TEST(Felix, ConfigurationOfTheDatastore) {
   NEEDS_NETNS();
   Bench b;
   Vm a(1);
-  b.group("open", R"({"action":"Allow"})");
-  b.plug(a);
-  b.endpoint(a, {"open"});
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
+  ASSERT_NO_FATAL_FAILURE(b.start_open({&a}));
   auto l = listener(b.host, 8080);
   Sock metadata(b.host, SOCK_STREAM);
   metadata.bind("127.0.0.1", 8775).listen();
@@ -584,11 +538,10 @@ TEST(Felix, LostEventsAreMadeUpFor) {
   NEEDS_NETNS();
   Bench b;
   Vm a(1), c(2);
-  b.group("open", R"({"action":"Allow"})");
+  b.group("open", Bench::kAll);
   for (auto* vm : {&a, &c}) b.plug(*vm);
   b.endpoint(a, {"open"});
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
+  ASSERT_NO_FATAL_FAILURE(b.start({&a}));
   // Felix's loop stands still while the kernel tells more than its queue holds; what it must know comes last.
   b.block = true;
   b.endpoint(c, {"open"});

@@ -46,7 +46,7 @@ TEST(FelixFlows, AFloatingIpThatGoesTakesItsConnectionsAlong) {
   Bench b;
   Vm c(2);
   b.out.run("ip route add 172.18.0.0/24 via 192.168.0.11");
-  b.group("open", R"({"action":"Allow","ipVersion":4},{"action":"Allow","ipVersion":6})");
+  b.group("open", Bench::kAll);
   const auto floating = [&](const std::vector<std::string>& addresses) {
     b.endpoint(c, {"open"}, [&](model::WorkloadEndpoint& w) {
       for (const auto& x : addresses) w.ip_nats.push_back({*Ip::parse(c.ip), *Ip::parse(x)});
@@ -59,8 +59,7 @@ TEST(FelixFlows, AFloatingIpThatGoesTakesItsConnectionsAlong) {
   };
   b.plug(c);
   floating({});
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(c));
+  ASSERT_NO_FATAL_FAILURE(b.start({&c}));
   ASSERT_TRUE(floating({"172.18.0.1", "172.18.0.2"}));
   Flow first(b.out, c.ns, "172.18.0.1", 22), second(b.out, c.ns, "172.18.0.2", 2222), fixed(b.out, c.ns, c.ip, 4444);
   const auto flap = [&](const std::function<void()>& meanwhile) {
@@ -77,8 +76,7 @@ TEST(FelixFlows, AFloatingIpThatGoesTakesItsConnectionsAlong) {
   c.ns.run("ip link set eth0 up; ip route add default via 10.65.0.1");
   ASSERT_TRUE(b.up(c));
   b.stop();
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(c));
+  ASSERT_NO_FATAL_FAILURE(b.start({&c}));
   for (auto* f : {&first, &second, &fixed}) EXPECT_TRUE(f->lives());
   EXPECT_EQ(connections(b, "forgotten"), 0);
 
@@ -101,13 +99,8 @@ TEST(FelixFlows, ARuleThatGoesEndsItsConnections) {
   Bench b;
   Vm a(1), c(2);
   b.group("web", Bench::tcp(22) + "," + Bench::tcp(2222));
-  for (auto* vm : {&a, &c}) {
-    b.plug(*vm);
-    b.endpoint(*vm, {"web"});
-  }
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
-  ASSERT_TRUE(b.up(c));
+  b.place({&a, &c}, {"web"});
+  ASSERT_NO_FATAL_FAILURE(b.start({&a, &c}));
   Flow stays(b.out, a.ns, a.ip, 22), stays6(c.ns, a.ns, a.ip6, 22), goes(b.out, a.ns, a.ip, 2222),
       goes6(b.out, a.ns, a.ip6, 2222), inside(c.ns, a.ns, a.ip, 2222);
   Flow own(b.host, a.ns, a.ip, 3333);  // the host reaches its endpoints without a rule
@@ -128,8 +121,7 @@ TEST(FelixFlows, ARuleThatGoesEndsItsConnections) {
 
   // A restart keeps out what would bring them back, and cuts nothing else.
   b.stop();
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
+  ASSERT_NO_FATAL_FAILURE(b.start({&a}));
   ASSERT_TRUE(eventually("a walk", [&] { return connections(b, "walks") == 1; }));
   EXPECT_EQ(connections(b, "cut"), 0) << b.engine->endpoints_json();
   EXPECT_EQ(b.described().at("rtnetlink_writes").to_number<int>(), 0);
@@ -153,8 +145,7 @@ TEST(FelixFlows, AMemberThatGoesLosesItsConnections) {
   b.endpoint(a, {"server"});
   b.endpoint(c, {"client", "other"});
   b.endpoint(d, {"client"});
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  for (auto* vm : {&a, &c, &d}) ASSERT_TRUE(b.up(*vm));
+  ASSERT_NO_FATAL_FAILURE(b.start({&a, &c, &d}));
   Flow of_c(c.ns, a.ns, a.ip, 22), of_d(d.ns, a.ns, a.ip, 22);
   ASSERT_TRUE(of_c.lives());
   ASSERT_TRUE(of_d.lives());
@@ -180,10 +171,8 @@ TEST(FelixFlows, TheOptionLeavesThemAlone) {
   b.sets.push_back("felix.cut_flows=no");
   Vm a(1);
   b.group("web", Bench::tcp(22));
-  b.plug(a);
-  b.endpoint(a, {"web"});
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
+  b.place({&a}, {"web"});
+  ASSERT_NO_FATAL_FAILURE(b.start({&a}));
   Flow f(b.out, a.ns, a.ip, 22);
   ASSERT_TRUE(f.lives());
   const auto l = listener(a.ns, 22);
@@ -201,14 +190,7 @@ TEST(FelixFlows, AnAddressThatMovesTakesNothingWithIt) {
   Vm a(1), c(2), d(3);
   c.ip = a.ip;
   c.ip6 = a.ip6;
-  b.group("open", R"({"action":"Allow","ipVersion":4},{"action":"Allow","ipVersion":6})");
-  for (auto* vm : {&a, &d}) {
-    b.plug(*vm);
-    b.endpoint(*vm, {"open"});
-  }
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
-  ASSERT_TRUE(b.up(d));
+  ASSERT_NO_FATAL_FAILURE(b.start_open({&a, &d}));
   Flow f(b.out, a.ns, a.ip, 22), f6(b.out, a.ns, a.ip6, 22), other(b.out, d.ns, d.ip, 22);
   for (auto* x : {&f, &f6, &other}) ASSERT_TRUE(x->lives());
   // An interface that flaps has not lost its address.
@@ -224,8 +206,7 @@ TEST(FelixFlows, AnAddressThatMovesTakesNothingWithIt) {
   EXPECT_EQ(connections(b, "forgotten"), 0);
   EXPECT_TRUE(f.lives());
   // Another interface gets the address while the first one still has it: the last wins, its table is clean.
-  b.plug(c);
-  b.endpoint(c, {"open"});
+  b.place({&c}, {"open"});
   ASSERT_TRUE(b.up(c));
   EXPECT_NE(b.host.run("ip route show " + a.ip).find(c.tap), std::string::npos);
   EXPECT_GE(connections(b, "forgotten"), 2);
@@ -322,14 +303,7 @@ TEST(FelixFlows, AnEndpointThatWentWhileFelixWasAway) {
   NEEDS_NETNS();
   Bench b;
   Vm a(1), c(2);
-  b.group("open", R"({"action":"Allow"})");
-  for (auto* vm : {&a, &c}) {
-    b.plug(*vm);
-    b.endpoint(*vm, {"open"});
-  }
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
-  ASSERT_TRUE(b.up(c));
+  ASSERT_NO_FATAL_FAILURE(b.start_open({&a, &c}));
   Flow f(b.out, a.ns, a.ip, 22), stays(b.out, c.ns, c.ip, 22);
   ASSERT_TRUE(f.lives());
   ASSERT_TRUE(stays.lives());

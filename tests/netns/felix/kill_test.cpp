@@ -104,7 +104,7 @@ TEST(FelixKill, AtAnyMomentOfAChange) {
   Bench b;
   Vm a(1), c(2);
   for (auto* vm : {&a, &c}) b.plug(*vm);
-  b.group("open", R"({"action":"Allow"})");
+  b.group("open", Bench::kAll);
   b.endpoint(a, {"open"});
   put(b, c, false);
   const auto first = content(b);
@@ -116,8 +116,7 @@ TEST(FelixKill, AtAnyMomentOfAChange) {
   for (const auto& [k, v] : content(b))
     if (!first.contains(k)) b.view.set(k, std::nullopt);
   for (const auto& [k, v] : first) b.view.set(k, v);
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(c));
+  ASSERT_NO_FATAL_FAILURE(b.start({&c}));
   ASSERT_TRUE(pings(b.host, c.ip)) << "neighbours are known";
   const auto fresh = kernel_words(b.host);
   b.stop();

@@ -83,9 +83,8 @@ TEST(FelixConfiguration, IsTakenAtRunTime) {
   NEEDS_NETNS();
   Bench b;
   Vm a(1);
-  b.group("open", R"({"action":"Allow"})");
-  b.plug(a);
-  b.endpoint(a, {"open"});
+  b.group("open", Bench::kAll);
+  b.place({&a}, {"open"});
   b.view.set(model::felix_configuration_key("default"), R"({"spec":{"endpointReportingEnabled":false}})");
   ASSERT_NO_FATAL_FAILURE(b.start());
   ASSERT_TRUE(eventually("a programmed", [&] { return sample(b, "felix_endpoints{status=\"up\"}") == 1; }));

@@ -35,7 +35,7 @@ TEST(FelixMigration, TheTargetWaitsForTheVm) {
   Bench b;
   b.sets.push_back("felix.migration_convergence=2s");
   Vm a(1);
-  b.group("open", R"({"action":"Allow"})");
+  b.group("open", Bench::kAll);
   b.view.set(move_key(a), move(a));
   b.endpoint(a, {"open"});
   plug_paused(b, a);
@@ -60,8 +60,7 @@ TEST(FelixMigration, TheTargetWaitsForTheVm) {
   // A restart of felix in the middle leaves it.
   b.stop();
   EXPECT_TRUE(has_route(b, a, 512));
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(a));
+  ASSERT_NO_FATAL_FAILURE(b.start({&a}));
   EXPECT_TRUE(has_route(b, a, 512)) << routes(b, a);
   EXPECT_EQ(b.described().at("rtnetlink_writes").to_number<int>(), 0);
 

@@ -9,7 +9,7 @@ struct NatBench : Bench {
   const std::string fip = "172.18.0.12", fip6 = "fd18::12";
   NatBench() {
     out.run("ip route add 172.18.0.0/24 via 192.168.0.11; ip -6 route add fd18::/64 via fd00::11");
-    group("open", R"({"action":"Allow","ipVersion":4},{"action":"Allow","ipVersion":6})");
+    group("open", Bench::kAll);
     group("web", Bench::tcp(80));
     for (auto* vm : {&a, &c}) plug(*vm);
     endpoint(a, {"open"});
@@ -55,9 +55,7 @@ TEST(FelixNat, FloatingIpsLeadToTheirEndpoint) {
   NEEDS_NETNS();
   NatBench b;
   b.endpoint(b.c, {"web"});
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(b.a));
-  ASSERT_TRUE(b.up(b.c));
+  ASSERT_NO_FATAL_FAILURE(b.start({&b.a, &b.c}));
   auto l81 = listener(b.c.ns, 81), l81_6 = listener(b.c.ns, 81, true);
   {
     auto l80 = listener(b.c.ns, 80);
@@ -131,8 +129,7 @@ TEST(FelixNat, OneFloatingIpOfTwoEndpoints) {
   NEEDS_NETNS();
   NatBench b;
   b.floating(b.c, {"open"});
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(b.c));
+  ASSERT_NO_FATAL_FAILURE(b.start({&b.c}));
   const auto leads_to = [&](const Vm& vm) {
     return eventually(b.fip + " at " + vm.tap, [&] {
       return b.route_of(b.fip).find("dev " + vm.tap + " ") != std::string::npos &&
@@ -161,9 +158,7 @@ TEST(FelixNat, AnAddressOfANodeStaysTheNodes) {
     for (const auto* x : {"192.168.0.2", "192.168.0.11", "10.65.0.1", "10.65.0.11"})
       w.ip_nats.push_back({*Ip::parse(b.c.ip), *Ip::parse(x)});
   });
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(b.c));
-  ASSERT_TRUE(b.up(b.a));
+  ASSERT_NO_FATAL_FAILURE(b.start({&b.c, &b.a}));
   EXPECT_EQ(b.described(b.c).at("notes").as_array().size(), 4U) << b.described(b.c);
   EXPECT_EQ(seen_from(b.out, "192.168.0.11", b.host, 8080), "192.168.0.2");
   EXPECT_EQ(seen_from(b.out, b.a.ip, b.a.ns, 8080), "192.168.0.2");

@@ -24,18 +24,14 @@ struct Pair {
   Bench b;
   Vm client{1}, server{2};
   Pair() {
-    b.group("open", R"({"action":"Allow","ipVersion":4},{"action":"Allow","ipVersion":6})");
+    b.group("open", Bench::kAll);
     b.group("web", R"({"action":"Allow","protocol":6})");
     b.plug(client);
     b.plug(server);
     b.endpoint(client, {"open"});
     b.endpoint(server, {"web"});
   }
-  void start() {
-    ASSERT_NO_FATAL_FAILURE(b.start());
-    ASSERT_TRUE(b.up(client));
-    ASSERT_TRUE(b.up(server));
-  }
+  void start() { ASSERT_NO_FATAL_FAILURE(b.start({&client, &server})); }
   testing::AssertionResult opens(std::uint16_t port, bool v6 = false) {
     return eventually(fmt::format("port {} opens", port),
                       [&] { return reaches(client.ns, v6 ? server.ip6 : server.ip, port, 300); });

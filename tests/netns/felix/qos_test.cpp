@@ -13,7 +13,7 @@ namespace {
 struct QosBench : Bench {
   Vm c{2};
   QosBench() {
-    group("open", R"({"action":"Allow","ipVersion":4},{"action":"Allow","ipVersion":6})");
+    group("open", Bench::kAll);
     plug(c);
   }
   void limits(const std::string& controls) {
@@ -54,8 +54,7 @@ TEST(FelixQos, PacketRates) {
   NEEDS_NETNS();
   QosBench b;
   b.limits("");
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(b.c));
+  ASSERT_NO_FATAL_FAILURE(b.start({&b.c}));
   EXPECT_EQ(b.host.run("nft list ruleset").find("qos-from"), std::string::npos) << "nobody pays for what nobody has";
   const auto in = [&](const std::string& ip) { return burst_of(300, 10, b.out, b.c.ns, ip); };
   const auto out = [&](const char* ip) { return burst_of(300, 10, b.c.ns, b.out, ip); };
@@ -118,8 +117,7 @@ TEST(FelixQos, BandwidthFromAnEndpoint) {
   NEEDS_NETNS();
   QosBench b;
   b.limits("");
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(b.c));
+  ASSERT_NO_FATAL_FAILURE(b.start({&b.c}));
   constexpr int kSize = 1028;  // with IPv4 and UDP headers
   const auto out = [&] { return burst_of(300, 1000, b.c.ns, b.out, "192.168.0.2"); };
   EXPECT_EQ(out().packets, 300) << "positive control";
@@ -145,8 +143,7 @@ TEST(FelixQos, BandwidthToAnEndpoint) {
   QosBench b;
   b.limits("");
   b.host.run("tc qdisc add dev " + b.c.tap + " root handle 7: pfifo");
-  ASSERT_NO_FATAL_FAILURE(b.start());
-  ASSERT_TRUE(b.up(b.c));
+  ASSERT_NO_FATAL_FAILURE(b.start({&b.c}));
   const auto tc = [&] { return b.host.run("tc qdisc show dev " + b.c.tap); };
   EXPECT_NE(tc().find("pfifo 7: root"), std::string::npos) << "what is not ours stays";
   constexpr int kSize = 1042;  // with Ethernet, IPv4 and UDP headers
