@@ -21,6 +21,8 @@ TEST(DatastorePointer, NobodyFollowsWhatIsNoPointer) {
     return fmt::format(R"({{"kind":"DatastorePointer","metadata":{{"name":"default"}},"spec":{}}})", spec);
   };
   EXPECT_TRUE(parse_datastore_pointer(with(R"({"generation":1,"endpoints":["https://a:1"]})")));
+  EXPECT_TRUE(parse_datastore_pointer(with(R"({"generation":1,"endpoints":["https://a:1"],"from":["https://b:1"]})")))
+      << "as written before 'from' went";
   for (const std::string_view spec :
        {R"({"generation":0,"endpoints":["https://a:1"]})", R"({"generation":1.5,"endpoints":["https://a:1"]})",
         R"({"endpoints":["https://a:1"]})", R"({"generation":1,"endpoints":[]})", R"({"generation":1})",
