@@ -14,14 +14,10 @@ struct HostRig {
   std::string eth = "192.168.0.11", eth6 = "fd00::11", world = "192.168.0.2", world6 = "fd00::2";
 
   HostRig() {
-    b.group("open", R"({"action":"Allow","ipVersion":4},{"action":"Allow","ipVersion":6})");
-    b.plug(vm);
-    b.endpoint(vm, {"open"});
+    b.group("open", Bench::kAll);
+    b.place({&vm}, {"open"});
   }
-  void start() {
-    ASSERT_NO_FATAL_FAILURE(b.start());
-    ASSERT_TRUE(b.up(vm));
-  }
+  void start() { b.start({&vm}); }
   void hep(const std::string& name, const std::string& interface, const std::string& more = "") {
     b.view.set(
         hep_key(name),
