@@ -173,7 +173,10 @@ TEST(FelixUntracked, FailsafePortsPassBothWays) {
   EXPECT_TRUE(reaches(r.b.host, r.world, 2379)) << "the answers come from a failsafe port";
   EXPECT_TRUE(reaches(r.b.host, r.world6, 2379));
   // A port that is failsafe as a source opens no other: who uses it is tracked and asked the usual policy.
+  const auto rules = [&] { return r.b.host.run("nft -s list table inet calico"); };
+  const auto before = rules();
   r.policy("all", R"("types":["Ingress","Egress"],"ingress":[{"action":"Deny"}],"egress":[{"action":"Deny"}])");
+  ASSERT_TRUE(eventually("the usual policy denies", [&] { return rules() != before; }));
   Sock sly(r.b.out, SOCK_STREAM | SOCK_NONBLOCK);
   sly.bind("192.168.0.2", 179);
   EXPECT_FALSE(sly.connect(r.eth, 80, 500));
