@@ -302,6 +302,13 @@ Rule& Rule::mark(std::uint32_t value, std::uint32_t mask) {
   return *this;
 }
 
+Rule& Rule::iifgroup(std::uint32_t value, std::uint32_t mask) {
+  load(Field::iifgroup, kReg1);
+  bitwise(kReg1, Value::host32(mask).bytes(), Value::host32(0).bytes());
+  cmp(NFT_CMP_EQ, kReg1, Value::host32(value).bytes());
+  return *this;
+}
+
 Rule& Rule::tcp_flags(std::uint8_t value, std::uint8_t mask) {
   need(Field::tcp_flags);
   load(Field::tcp_flags, kReg1);

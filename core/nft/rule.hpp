@@ -87,6 +87,8 @@ class Rule {
   Rule& iifname(std::string_view name, bool negate = false) { return ifname(Field::iifname, name, negate); }
   Rule& oifname(std::string_view name, bool negate = false) { return ifname(Field::oifname, name, negate); }
   Rule& iifgroup(std::uint32_t group) { return match(Field::iifgroup, Value::host32(group)); }
+  /// A range of groups: those whose bits in `mask` are `value`.
+  Rule& iifgroup(std::uint32_t value, std::uint32_t mask);
   Rule& oifgroup(std::uint32_t group) { return match(Field::oifgroup, Value::host32(group)); }
   Rule& family(Family f);
   Rule& l4proto(std::uint8_t p) { return match(Field::l4proto, Value::u8(p)); }

@@ -40,18 +40,22 @@ void add_invalid(StaticChain& c) {
 }
 
 /// A packet in the middle of a TCP connection that was cut, from the side policy does not refuse. Only packets without
-/// a connection come here: the established ones pay nothing for it.
+/// a connection come here, and of those the first of a connection, or of another protocol, only asks for SYN.
 void add_cut(StaticChain& c, const Settings& s) {
-  if (!s.cut_flows) return;
+  if (s.cut_flows) c.rules.push_back(Rule().tcp_flags(0, nft::kTcpSyn).jump("cut"));
+}
+
+StaticChain cut_chain() {
+  auto c = plain(kInet, "cut");
   for (const bool six : {false, true}) {
     Rule r;
-    r.family(six ? Family::v6 : Family::v4).tcp_flags(0, nft::kTcpSyn);
     if (six)
       r.in({Field::ip6_saddr, Field::tcp_sport, Field::ip6_daddr, Field::tcp_dport}, "cut6");
     else
       r.in({Field::ip_saddr, Field::tcp_sport, Field::ip_daddr, Field::tcp_dport}, "cut4");
     c.rules.push_back(std::move(r.counter().drop().comment("of a connection that was cut")));
   }
+  return c;
 }
 
 void add_protected(StaticChain& c) {
@@ -64,8 +68,8 @@ void add_protected(StaticChain& c) {
 StaticChain source_chain() {
   auto c = plain(kInet, "source");
   auto& r = c.rules;
-  r.push_back(Rule().in({Field::iifname, Field::ether_saddr, Field::ip_saddr}, "src4").accept());
   r.push_back(Rule().in({Field::iifname, Field::ether_saddr, Field::ip6_saddr}, "src6").accept());
+  r.push_back(Rule().in({Field::iifname, Field::ether_saddr, Field::ip_saddr}, "src4").accept());
   r.push_back(Rule()
                   .saddr(kAnyone4)
                   .udp_sport(68)
@@ -125,6 +129,7 @@ std::vector<StaticChain> static_chains(const Settings& s) {
   // What others go to comes first: a rule needs its target.
   out.push_back(source_chain());
   out.push_back(to_host_chain(s));
+  if (s.cut_flows) out.push_back(cut_chain());
   out.push_back(dispatch_chain(s, "from-tap", true));
   out.push_back(dispatch_chain(s, "to-tap", false));
   auto raw = base(kInet, "raw-prerouting", {"filter", nft::Hook::prerouting, kRaw});
@@ -144,6 +149,14 @@ std::vector<StaticChain> static_chains(const Settings& s) {
   a.push_back(arp().match(Field::arp_saddr_ip, nft::Value::ip(kAnyone4.addr)).accept().comment("address probe"));
   a.push_back(arp().in({Field::iifname, Field::arp_saddr_ether, Field::arp_saddr_ip}, "arp-src-blocks").accept());
   a.push_back(arp().counter().drop().comment("spoofed, or nobody's interface"));
+  // Nearly every packet of an endpoint ends here. The group is a number and quick to read, a name is not; it only
+  // spares other interfaces' packets the rest. The element says whose packet it is, and what is none, or comes from an
+  // interface without a class, goes the long way.
+  raw.rules.push_back(Rule()
+                          .iifgroup(model::kGroupClosed, ~(model::kGroupSpan - 1))
+                          .family(Family::v4)
+                          .in({Field::iifname, Field::ether_saddr, Field::ip_saddr}, "src4")
+                          .accept());
   for (const auto& prefix : s.interface_prefixes) {
     const auto pattern = prefix + "*";
     raw.rules.push_back(Rule().iifname(pattern).goto_("source"));

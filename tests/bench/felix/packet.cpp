@@ -184,15 +184,19 @@ void packet_bench() {
     sched_setaffinity(0, sizeof one, &one);
 
     Path none("nothing"), tracking("connection tracking alone"), again("the same once more"), ours("ours"),
-        shaped("Felix-shaped");
+        strangers("ours, neither interface an endpoint's"), shaped("Felix-shaped");
     for (auto* p : {&tracking, &again})
       load(p->host,
            "table ip t { chain forward { type filter hook forward priority 0; ct state established accept; }; }");
-    ours.ours = ours.host.in([] { return std::make_unique<Programmed>(); });
-    ours.ours->update(group_key(0), large_group());
-    for (int i = 0; i < 2; ++i) ours.ours->update(endpoint_key(i), endpoint(i, {0}));
-    ours.ours->flush();
-    ours.ours->program();
+    felix::Settings elsewhere;
+    elsewhere.interface_prefixes = {"vif"};
+    for (auto* p : {&ours, &strangers}) {
+      p->ours = p->host.in([&] { return std::make_unique<Programmed>(p == &ours ? felix::Settings{} : elsewhere); });
+      p->ours->update(group_key(0), large_group());
+      for (int i = 0; i < 2; ++i) p->ours->update(endpoint_key(i), endpoint(i, {0}));
+      p->ours->flush();
+      p->ours->program();
+    }
     const auto classes = [&](const test::Netns& ns) {
       for (const auto& [key, plan] : ours.ours->compiler().ruleset().endpoints)
         ns.run(fmt::format("ip link set {} group {}", plan.interface_name, plan.group));
@@ -207,7 +211,7 @@ void packet_bench() {
     }
     load(shaped.host, felix_shaped({g}, {{tap(0), {"g0"}}, {tap(1), {"g0"}}}));
 
-    std::vector<Path*> all = {&none, &tracking, &again, &ours, &shaped};
+    std::vector<Path*> all = {&none, &tracking, &again, &ours, &strangers, &shaped};
     std::vector<std::unique_ptr<Path>> others;
     const char* given = std::getenv("CALICO_BENCH_RULESETS");
     std::istringstream files(given ? given : "");

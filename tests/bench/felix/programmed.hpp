@@ -15,11 +15,11 @@ namespace calico::bench {
 class Programmed {
  public:
   /// The calling thread must be in the namespace.
-  Programmed() : compiler_({.host = kHost}) {
+  explicit Programmed(const felix::Settings& settings = {}) : compiler_({.host = kHost}) {
     auto c = nft::Connection::open();
     if (!c) throw std::runtime_error(c.error().what);
     firewall_.emplace(std::move(*c));
-    firewall_->configure({});
+    firewall_->configure(settings);
   }
   void update(const std::string& key, std::optional<std::string_view> value) { compiler_.update(key, value); }
   void flush() { delta_ = compiler_.flush(); }
