@@ -101,6 +101,7 @@ TEST_F(NftTest, RulesPrintAsNftWouldHaveWrittenThem) {
       {Rule().oifname("eth0").accept(), "oifname \"eth0\" accept"},
       {Rule().iifname("tap*", true).return_(), "iifname != \"tap*\" return"},
       {Rule().iifgroup(4711).accept(), "iifgroup 4711 accept"},
+      {Rule().iifgroup(0x0c000000, 0xff000000).accept(), "iifgroup 201326592/8 accept"},
       {Rule().oifgroup(7).jump("other"), "oifgroup 7 jump other"},
       {Rule().goto_("other"), "goto other"},
       {Rule().family(Family::v6).drop(), "meta nfproto 10 drop"},

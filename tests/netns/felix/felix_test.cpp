@@ -250,6 +250,46 @@ TEST(Felix, RestartChangesNothing) {
   EXPECT_TRUE(b.up(a));
 }
 
+// The shape of the static chains before the source was asked by class and before "cut": what an upgrade finds.
+TEST(Felix, AFormerShapeIsReplacedInOneChange) {
+  NEEDS_NETNS();
+  Bench b;
+  Vm a(1), c(2);
+  b.group("web", Bench::tcp(22) + "," + Bench::icmp_from("web"));
+  for (auto* vm : {&a, &c}) {
+    b.plug(*vm);
+    b.endpoint(*vm, {"web"});
+  }
+  ASSERT_NO_FATAL_FAILURE(b.start());
+  ASSERT_TRUE(b.up(a));
+  ASSERT_TRUE(b.up(c));
+  const auto shape = [&] {  // without counters and handles
+    std::string out;
+    for (const auto* name : {"raw-prerouting", "source", "cut", "from-tap", "to-tap", "forward-from", "forward-to"})
+      out += b.host.try_run(fmt::format("nft -s list chain inet calico {}", name)).text;
+    return out;
+  };
+  const auto before = shape();
+  b.stop();
+  b.host.run(R"(nft '
+      flush chain inet calico raw-prerouting; add rule inet calico raw-prerouting iifname "tap*" goto source
+      flush chain inet calico from-tap; flush chain inet calico to-tap; delete chain inet calico cut
+      add rule inet calico from-tap ct state invalid drop
+      add rule inet calico from-tap tcp flags ! syn ip saddr . tcp sport . ip daddr . tcp dport @cut4 drop
+      add rule inet calico from-tap iifgroup vmap @from; add rule inet calico from-tap drop
+      add rule inet calico to-tap ct state invalid drop
+      add rule inet calico to-tap oifgroup vmap @to; add rule inet calico to-tap drop')");
+  EXPECT_NE(shape(), before);
+  EXPECT_TRUE(pings(a.ns, c.ip)) << "positive control: it is a shape that works";
+  ASSERT_NO_FATAL_FAILURE(b.start());
+  ASSERT_TRUE(eventually("settled", [&] { return b.report.is_settled(model::endpoint_status_prefix("", "h")); }));
+  ASSERT_TRUE(b.up(a));
+  EXPECT_EQ(shape(), before);
+  EXPECT_EQ(b.described().at("nft").at("commits").to_number<int>(), 1);
+  EXPECT_TRUE(pings(a.ns, c.ip));
+  EXPECT_TRUE(refused(a.ns, c.ip, 2222));
+}
+
 TEST(Felix, FollowsInterfaces) {
   NEEDS_NETNS();
   Bench b;
