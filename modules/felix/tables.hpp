@@ -3,7 +3,7 @@
 /// model's chains, sets and elements. Pure.
 ///
 ///   inet calico                                    arp calico
-///     raw-prerouting (-300)  tap* → source           input  tap* → source
+///     raw-prerouting (-300)  src4; tap* → source     input  tap* → source
 ///     nat-prerouting (-100)  metadata
 ///     input (0)              tap* → to-host
 ///     forward-from (0)       tap* → from-tap → class → policies
