@@ -8,6 +8,7 @@
 #include <map>
 
 #include "tests/netns/felix/bench.hpp"
+#include "tests/netns/felix/felix_process.hpp"
 #include "tests/support/temp_dir.hpp"
 
 namespace calico::test {
@@ -23,24 +24,11 @@ constexpr auto kDirectory = "CALICO_CLEANUP_TEST";
 TEST(FelixCleanupProcess, DISABLED_RunsUntilKilled) {
   const auto* dir = std::getenv(kDirectory);
   ASSERT_NE(dir, nullptr);
-  FakeView view;
-  FakeReport report;
+  std::map<std::string, std::string> content;
   std::ifstream in(std::string(dir) + "/content");
-  for (std::string k, v; std::getline(in, k) && std::getline(in, v);) view.set(k, v);
-  auto schema = std::make_shared<config::Schema>();
-  ASSERT_TRUE(schema->add(config::core_params()));
-  ASSERT_TRUE(schema->add(felix::params()));
-  auto loaded =
-      config::load(schema, {.files = {"/dev/null"}, .sets = {"node.name=h"}, .environment = {}, .host_name = "h"});
-  std::atomic<bool> ready = false;
-  felix::Engine::Hooks hooks;
-  hooks.ready = [&] { ready = true; };
-  hooks.status = [](const std::string&) {};
-  hooks.fatal = [](const std::string& why) { std::fprintf(stderr, "%s\n", why.c_str()); };
-  felix::Engine engine("h", loaded.config, view, report, std::move(hooks));
-  ASSERT_TRUE(engine.start());
-  ASSERT_TRUE(eventually("ready", [&] { return ready.load(); }));
-  ASSERT_TRUE(eventually("settled", [&] { return report.is_settled(model::endpoint_status_prefix("", "h")); }));
+  for (std::string k, v; std::getline(in, k) && std::getline(in, v);) content[k] = v;
+  FelixHere felix;
+  ASSERT_NO_FATAL_FAILURE(felix.start(content));
   std::ofstream(std::string(dir) + "/up") << "\n";
   for (;;) ::pause();
 }

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "tests/netns/felix/bench.hpp"
+#include "tests/netns/felix/felix_process.hpp"
 #include "tests/netns/felix/flood.hpp"
 #include "tests/support/temp_dir.hpp"
 
@@ -63,36 +64,21 @@ TEST(FelixKillProcess, DISABLED_ChangesForEver) {
   ASSERT_NE(dir, nullptr);
   const std::string at = dir;
   const Content contents[] = {load(at + "/a"), load(at + "/b")};
-  FakeView view;
-  FakeReport report;
-  for (const auto& [k, v] : contents[0]) view.set(k, v);
-  auto schema = std::make_shared<config::Schema>();
-  ASSERT_TRUE(schema->add(config::core_params()));
-  ASSERT_TRUE(schema->add(felix::params()));
-  auto loaded =
-      config::load(schema, {.files = {"/dev/null"}, .sets = {"node.name=h"}, .environment = {}, .host_name = "h"});
-  std::atomic<bool> ready = false;
-  felix::Engine::Hooks hooks;
-  hooks.ready = [&] { ready = true; };
-  hooks.status = [](const std::string&) {};
-  hooks.fatal = [](const std::string& why) { std::fprintf(stderr, "%s\n", why.c_str()); };
-  felix::Engine engine("h", loaded.config, view, report, std::move(hooks));
-  ASSERT_TRUE(engine.start());
-  ASSERT_TRUE(eventually("ready", [&] { return ready.load(); }));
-  ASSERT_TRUE(eventually("settled", [&] { return report.is_settled(model::endpoint_status_prefix("", "h")); }));
+  FelixHere felix;
+  ASSERT_NO_FATAL_FAILURE(felix.start(contents[0]));
   std::ofstream(at + "/up") << "\n";
   ASSERT_TRUE(eventually("go", [&] { return std::filesystem::exists(at + "/go"); }));
   const auto operations = [&] {
-    return boost::json::parse(engine.endpoints_json()).at("nft").at("operations").to_number<long>();
+    return boost::json::parse(felix.engine->endpoints_json()).at("nft").at("operations").to_number<long>();
   };
   for (bool second = true;; second = !second) {
     const auto before = operations();
     const auto& from = contents[!second];
     const auto& to = contents[second];
     for (const auto& [k, v] : from)
-      if (!to.contains(k)) view.set(k, std::nullopt);
+      if (!to.contains(k)) felix.view.set(k, std::nullopt);
     for (const auto& [k, v] : to)
-      if (const auto it = from.find(k); it == from.end() || it->second != v) view.set(k, v);
+      if (const auto it = from.find(k); it == from.end() || it->second != v) felix.view.set(k, v);
     ASSERT_TRUE(eventually("a change", [&] { return operations() > before; }));
   }
 }
