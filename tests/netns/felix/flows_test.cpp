@@ -1,11 +1,8 @@
 // Established connections follow policy and addresses: what is no longer allowed ends, everything else lives.
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/io_context.hpp>
-
-#include "core/conntrack/table.hpp"
 #include "core/netlink/rtnl.hpp"
 #include "modules/felix/taps.hpp"
 #include "tests/netns/felix/bench.hpp"
+#include "tests/netns/felix/connections.hpp"
 #include "tests/netns/felix/flow.hpp"
 
 namespace calico::test {
@@ -18,27 +15,9 @@ std::int64_t connections(Bench& b, const char* what) {
 /// How many entries of the host's connection table name this address.
 std::size_t entries_of(const Bench& b, const std::string& text) {
   const auto ip = *Ip::parse(text);
-  std::size_t n = 0;
-  b.host.in([&] {
-    auto table = conntrack::Table::open();
-    if (!table) throw std::runtime_error(table.error().what);
-    boost::asio::io_context io;
-    const conntrack::Doomed count = [&](const auto& batch, auto&) {
-      for (const auto& e : batch) n += e.orig.src == ip || e.orig.dst == ip || e.reply.src == ip || e.reply.dst == ip;
-    };
-    boost::asio::co_spawn(
-        io,
-        [&]() -> awaitable<void> {
-          const auto pass = co_await table->sweep(io.get_executor(), count, std::chrono::seconds(30));
-          if (!pass) throw std::runtime_error(pass.error().what);
-        },
-        [](std::exception_ptr e) {
-          if (e) std::rethrow_exception(e);
-        });
-    io.run();
-    return 0;
+  return count_connections(b.host, [&](const conntrack::Entry& e) {
+    return e.orig.src == ip || e.orig.dst == ip || e.reply.src == ip || e.reply.dst == ip;
   });
-  return n;
 }
 
 TEST(FelixFlows, AFloatingIpThatGoesTakesItsConnectionsAlong) {

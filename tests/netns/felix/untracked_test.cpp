@@ -1,11 +1,9 @@
 // Policies of host endpoints that are asked early, on a real kernel: before connections are tracked (doNotTrack) and
 // before addresses are translated (preDNAT). Each refusal stands beside something that passes the same way.
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/io_context.hpp>
 
-#include "core/conntrack/table.hpp"
 #include "core/model/compiler.hpp"
 #include "modules/felix/firewall.hpp"
+#include "tests/netns/felix/connections.hpp"
 #include "tests/netns/felix/host_rig.hpp"
 
 namespace calico::test {
@@ -13,27 +11,8 @@ namespace {
 
 /// Entries of the host's connection table with this port as the destination of what began them.
 std::size_t tracked(const Netns& host, std::uint16_t port) {
-  std::size_t n = 0;
-  host.in([&] {
-    auto table = conntrack::Table::open();
-    if (!table) throw std::runtime_error(table.error().what);
-    boost::asio::io_context io;
-    const conntrack::Doomed count = [&](const auto& batch, auto&) {
-      for (const auto& e : batch) n += e.orig.dst_port == port || e.reply.dst_port == port;
-    };
-    boost::asio::co_spawn(
-        io,
-        [&]() -> awaitable<void> {
-          const auto pass = co_await table->sweep(io.get_executor(), count, std::chrono::seconds(30));
-          if (!pass) throw std::runtime_error(pass.error().what);
-        },
-        [](std::exception_ptr e) {
-          if (e) std::rethrow_exception(e);
-        });
-    io.run();
-    return 0;
-  });
-  return n;
+  return count_connections(
+      host, [&](const conntrack::Entry& e) { return e.orig.dst_port == port || e.reply.dst_port == port; });
 }
 
 std::string port(const char* action, const char* side, int number) {
